@@ -1,0 +1,97 @@
+"""Augmentation and resizing of uint8 frames, and the one place that turns uint8 into the encoder's input."""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
+def normalize(frames: Tensor) -> Tensor:
+    """uint8 (..., 3, h, w) -> float32 of the same shape with ImageNet's mean and standard deviation."""
+    scale = torch.tensor([1 / (255 * s) for s in IMAGENET_STD], device=frames.device).view(3, 1, 1)
+    shift = torch.tensor([m / s for m, s in zip(IMAGENET_MEAN, IMAGENET_STD, strict=True)], device=frames.device)
+    return frames.float() * scale - shift.view(3, 1, 1)
+
+
+def generator(seed: int, epoch: int, sample_id: int) -> np.random.Generator:
+    """The random numbers of one sample in one epoch: the same on any rank, worker or resume."""
+    return np.random.Generator(np.random.PCG64(np.random.SeedSequence((seed, epoch, sample_id))))
+
+
+@dataclass(frozen=True)
+class Crop:
+    """A box of an image in pixels, and whether it is mirrored."""
+
+    top: int
+    left: int
+    height: int
+    width: int
+    mirror: bool = False
+
+
+def random_crop(
+    height: int,
+    width: int,
+    *,
+    scale: tuple[float, float],
+    aspect: tuple[float, float],
+    hflip: bool,
+    rng: np.random.Generator,
+) -> Crop:
+    """A box whose share of the area is uniform in `scale` and whose width/height is log-uniform in `aspect`.
+
+    After ten boxes that do not fit, the largest centred box with an aspect in range (Inception, as V-JEPA 2).
+    """
+    mirror = bool(rng.random() < 0.5) and hflip
+    for _ in range(10):
+        area = height * width * rng.uniform(*scale)
+        ratio = math.exp(rng.uniform(math.log(aspect[0]), math.log(aspect[1])))
+        w, h = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
+        if 0 < w <= width and 0 < h <= height:
+            top, left = int(rng.integers(height - h + 1)), int(rng.integers(width - w + 1))
+            return Crop(top, left, h, w, mirror)
+    ratio = min(max(width / height, aspect[0]), aspect[1])
+    w, h = min(width, round(height * ratio)), min(height, round(width / ratio))
+    return Crop((height - h) // 2, (width - w) // 2, h, w, mirror)
+
+
+def centre_crop(height: int, width: int) -> Crop:
+    """The largest centred square."""
+    side = min(height, width)
+    return Crop((height - side) // 2, (width - side) // 2, side, side)
+
+
+def cut(frames: Tensor, crop: Crop, size: int) -> Tensor:
+    """The same box of every frame, resized to a square: (T, C, h, w) uint8 -> (T, C, size, size) uint8.
+
+    The box is cut before it is resized: far fewer pixels are touched than the other way round.
+    """
+    box = frames[..., crop.top : crop.top + crop.height, crop.left : crop.left + crop.width]
+    out = resize(box, size, size)
+    return (out.flip(-1) if crop.mirror else out).contiguous()
+
+
+def resize(frames: Tensor, height: int, width: int) -> Tensor:
+    """Antialiased bilinear resize, rounded to uint8: (T, C, h, w) -> (T, C, height, width)."""
+    if frames.shape[-2:] == (height, width):
+        return frames
+    return F.interpolate(frames, (height, width), mode="bilinear", antialias=True, align_corners=False)
+
+
+def shrink(frames: Tensor, short_side: int) -> Tensor:
+    """Resize so that the short side is at most `short_side`, keeping the shape's ratio; never enlarges."""
+    return resize(frames, *shrunk_size(*frames.shape[-2:], short_side))
+
+
+def shrunk_size(height: int, width: int, short_side: int) -> tuple[int, int]:
+    """The (height, width) that `shrink` gives."""
+    factor = short_side / min(height, width)
+    if factor >= 1:
+        return height, width
+    return max(1, round(height * factor)), max(1, round(width * factor))

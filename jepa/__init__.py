@@ -1,0 +1,1 @@
+"""From raw video to a robot that reaches a goal image: pre-train, probe, post-train, plan."""

@@ -1,0 +1,121 @@
+"""The whole thread as one command: every stage is a public verb, run in its own process and skipped when done."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from omegaconf import MISSING
+
+from jepa.config import load_config
+from jepa.logs import console
+
+
+@dataclass(frozen=True)
+class DemoConfig:
+    """What the verbs get that is not in their own presets of the same name."""
+
+    collect_train: int = 340
+    collect_heldout: int = 60
+    steps: int = 32
+    size: int = 64
+    preset: str = MISSING
+
+
+@dataclass(frozen=True)
+class Stage:
+    """Commands that run side by side (one process each); the stage is done when all have ended well."""
+
+    name: str
+    commands: tuple[tuple[str, ...], ...]
+
+
+def stages(out: Path, config: DemoConfig) -> list[Stage]:
+    """The verbs from video to report, in order, with the folders that link them."""
+    jepa = (sys.executable, "-m", "jepa")
+    launch = (sys.executable, "-m", "accelerate.commands.accelerate_cli", "launch", "--quiet", "--cpu", "-m", "jepa")
+    name = config.preset
+
+    def collect(split: str, episodes: int, seed: int) -> tuple[str, ...]:
+        flags = (f"--episodes={episodes}", f"--steps={config.steps}", f"--size={config.size}", f"--seed={seed}")
+        return (*jepa, "collect", str(out / "episodes" / split), *flags)
+
+    def pack(split: str) -> tuple[str, ...]:
+        return (*jepa, "pack", "collected", str(out / "episodes" / split), str(out / "shards" / split), "--overwrite")
+
+    train, heldout = out / "shards" / "train", out / "shards" / "heldout"
+
+    def posttrain(weights: str, folder: str) -> tuple[str, ...]:
+        data = (f"shards={train}", f"heldout={heldout}", f"encoder={out / 'pretrain'}", f"weights={weights}")
+        return (*launch, "posttrain", name, f"out={out / folder}", *data)
+
+    return [
+        Stage("collect", (collect("train", config.collect_train, 0),)),
+        Stage("collect held-out", (collect("heldout", config.collect_heldout, 1),)),
+        Stage("pack", (pack("train"), pack("heldout"))),
+        Stage(
+            "pretrain",
+            ((*launch, "pretrain", name, f"out={out / 'pretrain'}", f"data.shards={train}", f"heldout={heldout}"),),
+        ),
+        Stage(
+            "probe",
+            (
+                (
+                    *(*jepa, "probe", name, f"out={out / 'probe'}", f"encoder={out / 'pretrain'}"),
+                    *(f"shards_train={train}", f"shards_test={heldout}"),
+                ),
+            ),
+        ),
+        # Ours and its control, the same model on a randomly initialised encoder, have one core each.
+        Stage("posttrain", (posttrain("pretrained", "posttrain"), posttrain("random", "posttrain_random"))),
+        Stage(
+            "plan",
+            (
+                (
+                    *(*jepa, "plan", name, f"out={out / 'plan'}", f"world={out / 'posttrain'}"),
+                    f"control={out / 'posttrain_random'}",
+                ),
+            ),
+        ),
+        Stage("report", ((*jepa, "report", str(out)),)),
+    ]
+
+
+def run(out: Path, preset: str) -> None:
+    """Run every stage that is not done; `out/stages.json` says which are, and how long they took."""
+    config = load_config(DemoConfig, "demo", preset)
+    ledger = out / "stages.json"
+    out.mkdir(parents=True, exist_ok=True)
+    seconds: dict[str, float] = json.loads(ledger.read_text()) if ledger.is_file() else {}
+    todo = stages(out, config)
+    for number, stage in enumerate(todo, start=1):
+        head = f"[bold cyan]{number}/{len(todo)} {stage.name}[/]"
+        if stage.name in seconds and stage.name != "report":
+            console.print(f"{head} done before, in {seconds[stage.name]:.0f} s")
+            continue
+        console.print(head)
+        start = time.monotonic()
+        _run_side_by_side(stage)
+        seconds[stage.name] = round(time.monotonic() - start, 1)
+        partial = ledger.with_suffix(".partial")
+        partial.write_text(json.dumps(seconds, indent=1))
+        partial.replace(ledger)
+    console.print(f"[bold green]all done[/] in {sum(seconds.values()):.0f} s: {out / 'report.html'}")
+
+
+def _run_side_by_side(stage: Stage) -> None:
+    """Run a stage's commands; only the first draws progress. Exits with the code of the first that fails."""
+    environment = {**os.environ, "OMP_WAIT_POLICY": "PASSIVE"}  # waiting threads must not starve the other process
+    running = [
+        subprocess.Popen(command, env=environment if i == 0 else {**environment, "JEPA_QUIET": "1"})
+        for i, command in enumerate(stage.commands)
+    ]
+    codes = [process.wait() for process in running]
+    if any(codes):
+        console.print(
+            f"[red]stage {stage.name} failed;[/] mend it and run the same command again: done stages are kept"
+        )
+        sys.exit(next(code for code in codes if code))

@@ -1,0 +1,119 @@
+"""Post-train a world model on frozen features: `accelerate launch -m jepa posttrain PRESET [key=value …]`."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from omegaconf import MISSING
+
+from jepa import runs
+from jepa.checkpoint import claim_run
+from jepa.config import ConfigError, build, plugin, to_dict
+from jepa.data.index import Manifest
+from jepa.data.loader import episodes
+from jepa.logs import progress_bar
+from jepa.models.encoder import Encoder, build_encoder, encode_frames
+from jepa.open_loop import open_loop
+from jepa.training import LoopConfig, make_accelerator, required, train
+from jepa.worlds.base import Sequence
+
+
+@dataclass(frozen=True)
+class PosttrainConfig:
+    """A post-training run on top of the pre-training run `encoder`.
+
+    `weights: random` keeps that run's architecture and throws its weights away: the control for pre-training.
+    `frames` is the length of the training windows.
+    """
+
+    out: str = MISSING
+    encoder: str = ""
+    weights: str = "pretrained"
+    shards: str = ""
+    heldout: str = ""
+    world: Any = plugin("jepa.worlds", "ac_jepa")
+    frames: int = 3
+    batch_size: int = 16
+    loop: LoopConfig = field(default_factory=LoopConfig)
+    seed: int = 0
+
+
+def run(config: PosttrainConfig) -> None:
+    """Encode all frames once, then train the world model to `loop.steps`, resuming where a run stopped."""
+    out = Path(config.out)
+    encoder = _encoder(config)
+    claim_run(out, to_dict(config))
+    runs.save_encoder(out, encoder)
+    accelerator = make_accelerator(config.out, config.loop.threads)
+
+    data = encode_shards(encoder, required(config.shards, "shards"), out / "features" / "train.safetensors")
+    heldout = encode_shards(encoder, required(config.heldout, "heldout"), out / "features" / "heldout.safetensors")
+    spec = runs.world_spec(encoder, data.actions.shape[-1], data.states.shape[-1])
+    world = build(config.world, spec, torch.Generator().manual_seed(config.seed))
+    world.fit_scales(data)
+
+    def batches(done: int) -> Iterator[Sequence]:
+        rank, ranks = accelerator.process_index, accelerator.num_processes
+        for step in range(done + 1, config.loop.steps + 1):
+            yield windows(data, config.frames, config.batch_size, (config.seed, step), rank, ranks)
+
+    def measure() -> dict[str, float]:
+        return {f"heldout/{key}": value for key, value in open_loop(world, heldout).items()}
+
+    train("posttrain", world, batches, measure, accelerator, config.loop, out)
+
+
+def windows(data: Sequence, frames: int, batch: int, key: tuple[int, ...], rank: int = 0, world: int = 1) -> Sequence:
+    """This rank's share of a batch of random windows of `frames` frames; a pure function of `key`."""
+    rng = np.random.default_rng(key)
+    rows = rng.integers(0, data.tokens.shape[0], batch)
+    starts = rng.integers(0, data.tokens.shape[1] - frames + 1, batch)
+    pairs = list(zip(rows, starts, strict=True))[rank::world]
+    return Sequence(
+        torch.stack([data.tokens[r, s : s + frames] for r, s in pairs]).float(),
+        torch.stack([data.actions[r, s : s + frames - 1] for r, s in pairs]),
+        torch.stack([data.states[r, s : s + frames] for r, s in pairs]),
+    )
+
+
+@torch.no_grad()
+def encode_shards(encoder: Encoder, shards: str, cache: Path, chunk: int = 64) -> Sequence:
+    """All frames of all episodes, encoded one by one: tokens (n, T, N, D) in half precision to halve the memory.
+
+    Kept in `cache`, keyed by the encoder's weights and the shards. Episodes longer than the shortest are cut.
+    """
+    manifest = Manifest.load(shards)
+    key = f"{runs.weights_sha256(encoder)} {manifest.sha256}"
+    if (cached := runs.read_cache(cache, key)) is not None:
+        return Sequence(cached["tokens"], cached["actions"], cached["states"])
+    tokens, actions, states = [], [], []
+    with progress_bar() as bar:
+        task = bar.add_task(f"encode {Path(shards).name}", total=len(manifest), figures="")
+        for episode in episodes(manifest, encoder.config.size):
+            if "actions" not in episode.arrays or "states" not in episode.arrays:
+                raise ConfigError(f"{shards}: sample {episode.id} has no actions or states: post-training needs both")
+            parts = [encode_frames(encoder, part[None])[0].half() for part in episode.frames.split(chunk)]
+            tokens.append(torch.cat(parts))
+            actions.append(torch.from_numpy(episode.arrays["actions"]).float())
+            states.append(torch.from_numpy(episode.arrays["states"]).float())
+            bar.advance(task)
+    length = min(len(t) for t in tokens)
+    data = Sequence(
+        torch.stack([t[:length] for t in tokens]),
+        torch.stack([a[: length - 1] for a in actions]),
+        torch.stack([s[:length] for s in states]),
+    )
+    runs.write_cache(cache, key, {"tokens": data.tokens, "actions": data.actions, "states": data.states})
+    return data
+
+
+def _encoder(config: PosttrainConfig) -> Encoder:
+    run = required(config.encoder, "encoder")
+    if config.weights == "pretrained":
+        return runs.load_encoder(run)
+    if config.weights == "random":
+        return build_encoder(runs.encoder_config(run), config.seed).eval().requires_grad_(False)
+    raise ConfigError(f"weights: '{config.weights}' is neither 'pretrained' nor 'random'")

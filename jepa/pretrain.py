@@ -1,0 +1,104 @@
+"""Pre-train a video encoder: `accelerate launch -m jepa pretrain PRESET [key=value …]`."""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from omegaconf import MISSING
+
+from jepa import checkpoint, health
+from jepa.config import build, plugin, to_dict
+from jepa.data.clip import Clip
+from jepa.data.index import Manifest
+from jepa.data.loader import Clips, DataConfig, clips
+from jepa.logs import JsonLines, console
+from jepa.models.encoder import EncoderConfig, build_encoder
+from jepa.models.predictor import PredictorConfig
+from jepa.training import LoopConfig, make_accelerator, required, train
+
+
+@dataclass(frozen=True)
+class PretrainConfig:
+    """A pre-training run. `data.shards` and `out` must be given; `heldout` are shards for the health figures."""
+
+    out: str = MISSING
+    heldout: str = ""
+    heldout_clips: int = 512
+    data: DataConfig = field(default_factory=DataConfig)
+    encoder: EncoderConfig = field(default_factory=EncoderConfig)
+    predictor: PredictorConfig = field(default_factory=PredictorConfig)
+    masks: Any = plugin("jepa.masks", "multiblock")
+    objective: Any = plugin("jepa.objectives", "vjepa2")
+    loop: LoopConfig = field(default_factory=LoopConfig)
+    batch_size: int = 24
+    seed: int = 0
+
+
+def run(config: PretrainConfig) -> None:
+    """Train to `loop.steps`, resuming from the newest valid checkpoint of `out`."""
+    manifest = Manifest.load(required(config.data.shards, "data.shards"))
+    out = Path(config.out)
+    checkpoint.claim_run(out, to_dict(config))
+    accelerator = make_accelerator(config.out, config.loop.threads)
+
+    encoder = build_encoder(config.encoder, config.seed)
+    masks = build(config.masks, config.seed)
+    generator = torch.Generator().manual_seed(config.seed + 1)
+    objective = build(config.objective, encoder, config.predictor, masks, generator)
+
+    def batches(done: int) -> Iterator[Clip]:
+        rank, world = accelerator.process_index, accelerator.num_processes
+        feed = clips(
+            manifest,
+            config.data,
+            batch_size=config.batch_size,
+            seed=config.seed,
+            steps=config.loop.steps,
+            start_step=done,
+            rank=rank,
+            world=world,
+        )
+        yield from listed(feed, out / ("skipped.jsonl" if rank == 0 else f"skipped_rank{rank}.jsonl"), done)
+
+    fixed = heldout_clips(config) if accelerator.is_main_process else []
+
+    def measure() -> dict[str, float]:
+        # Of the target encoder: it is the one that is kept.
+        figures = health.measure(objective.target_encoder, fixed) if fixed else {}
+        return {f"health/{key}": value for key, value in figures.items()}
+
+    train("pretrain", objective, batches, measure, accelerator, config.loop, out)
+
+
+def listed(feed: Clips, path: Path, done: int) -> Iterator[Clip]:
+    """The clips of `feed`; every sample that had to be replaced is written to a ledger, with the step."""
+    known = 0
+    with JsonLines(path, done) as ledger:
+        for step, clip in enumerate(feed, start=done + 1):
+            for skipped in feed.skipped[known:]:
+                ledger.write({"step": step, **skipped._asdict()})
+            known = len(feed.skipped)
+            yield clip
+    if known:
+        console.print(f"[yellow]{known} unreadable samples were replaced; see {path}")
+
+
+def heldout_clips(config: PretrainConfig) -> list[Clip]:
+    """The same held-out clips, un-augmented, at every measurement; none without `heldout`."""
+    if not config.heldout:
+        return []
+    data = replace(
+        config.data,
+        shards=config.heldout,
+        crop_scale=(1.0, 1.0),
+        crop_aspect=(1.0, 1.0),
+        hflip=False,
+        workers=0,
+    )
+    size = min(64, config.heldout_clips)
+    steps = math.ceil(config.heldout_clips / size)
+    manifest = Manifest.load(config.heldout)
+    return list(clips(manifest, data, batch_size=size, seed=config.seed, steps=steps))

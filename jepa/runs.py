@@ -1,0 +1,110 @@
+"""Open what a run left behind: encoders, world models and caches of features."""
+
+import hashlib
+import json
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from jepa.checkpoint import CheckpointError, load_weights, read_model
+from jepa.config import build, from_dict, to_dict
+from jepa.models.encoder import Encoder, EncoderConfig, build_encoder
+from jepa.worlds.base import WorldModel, WorldSpec
+
+_ENCODER = "encoder.safetensors"
+
+
+def encoder_config(run: str | Path) -> EncoderConfig:
+    """The shape of the encoder of a pre-training run. Raises CheckpointError where there is no such run."""
+    path = Path(run) / "config.json"
+    if not path.is_file():
+        raise CheckpointError(f"no run at {run}: {path} is missing; make one with `jepa pretrain`")
+    config = json.loads(path.read_text())
+    if "encoder" not in config or not isinstance(config["encoder"], dict):
+        raise CheckpointError(f"{run} is not a pre-training run: its config has no encoder")
+    return from_dict(EncoderConfig, config["encoder"], str(path))
+
+
+def load_encoder(run: str | Path, which: str = "target") -> Encoder:
+    """The frozen encoder of a pre-training run: `target` (the EMA, the one to use) or `online`.
+
+    Raises:
+        CheckpointError: no run, no valid checkpoint, or weights that do not fit.
+    """
+    prefix = {"target": "target_encoder.", "online": "encoder."}[which]
+    encoder = build_encoder(encoder_config(run), seed=0)
+    _, tensors, folder = read_model(run)
+    own = {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
+    load_weights(encoder, own, str(folder))
+    return encoder.eval().requires_grad_(False)
+
+
+def save_encoder(run: Path, encoder: Encoder) -> None:
+    """Put a frozen encoder beside the world model that was trained on it."""
+    run.mkdir(parents=True, exist_ok=True)
+    save_file(encoder.state_dict(), run / _ENCODER, metadata={"config": json.dumps(to_dict(encoder.config))})
+
+
+def load_world(run: str | Path) -> tuple[Encoder, WorldModel]:
+    """The frozen encoder and world model of a post-training run.
+
+    Raises:
+        CheckpointError: no run, no valid checkpoint, or weights that do not fit.
+    """
+    from jepa.posttrain import PosttrainConfig  # the schema of the run's config
+
+    run = Path(run)
+    values, tensors, folder = read_model(run)
+    try:
+        with safe_open(run / _ENCODER, "pt") as file:
+            shape = json.loads(file.metadata()["config"])
+            weights = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(f"{run} is not a post-training run: cannot read {_ENCODER}: {error}") from error
+    encoder = build_encoder(from_dict(EncoderConfig, shape, str(run)), seed=0)
+    load_weights(encoder, weights, str(run / _ENCODER))
+    config = from_dict(PosttrainConfig, values, str(run))
+    world = build(config.world, _spec_of(tensors, encoder), torch.Generator())
+    load_weights(world, tensors, str(folder))
+    return encoder.eval().requires_grad_(False), world.eval().requires_grad_(False)
+
+
+def world_spec(encoder: Encoder, action_dim: int, state_dim: int) -> WorldSpec:
+    """What a world model must know of its encoder and robot."""
+    _, rows, columns = encoder.grid(encoder.config.tubelet, encoder.config.size, encoder.config.size)
+    return WorldSpec(encoder.embed_dim, action_dim, state_dim, (rows, columns))
+
+
+def weights_sha256(module: nn.Module) -> str:
+    """A digest of all weights of a module, by name."""
+    digest = hashlib.sha256()
+    for name, value in sorted(module.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(value.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def read_cache(path: Path, key: str) -> dict[str, Tensor] | None:
+    """Tensors cached under `key`, or None where there are none or they were made from something else."""
+    try:
+        with safe_open(path, "pt") as file:
+            if (file.metadata() or {}).get("key") != key:
+                return None
+        return load_file(path)
+    except (OSError, SafetensorError):
+        return None
+
+
+def write_cache(path: Path, key: str, tensors: dict[str, Tensor]) -> None:
+    """Cache tensors under `key`; the file appears whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_suffix(".partial")
+    save_file(tensors, partial, metadata={"key": key})
+    partial.replace(path)
+
+
+def _spec_of(tensors: dict[str, Tensor], encoder: Encoder) -> WorldSpec:
+    return world_spec(encoder, len(tensors["action_scale"]), len(tensors["state_scale"]))

@@ -1,0 +1,283 @@
+"""A gantry arm with a two-finger gripper over a table with one or two objects: gymnasium API on MuJoCo.
+
+Actions and poses follow V-JEPA 2-AC (see `jepa.planning.pose`); a control step lasts 0.25 s. x is right, y away from
+the camera, z up from the table top, all in metres.
+"""
+
+import os
+from dataclasses import dataclass
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+
+from jepa.planning.tabletop_scene import (
+    FINGER_TRAVEL,
+    LookWriter,
+    look_dtype,
+    mjcf,
+    sample_look,
+)
+
+try:  # the simulator is an optional extra; without it the module still imports and `TabletopEnv()` says what to do
+    import gymnasium
+    from gymnasium import Env
+except ImportError:
+    gymnasium, Env = None, object  # type: ignore[assignment,misc]
+
+MAX_STEP = 0.06  # m per axis and control step
+MAX_TURN = 0.2  # rad per axis and control step
+ACTION_LIMIT = np.array([MAX_STEP] * 3 + [MAX_TURN] * 3 + [1.0], np.float32)
+POSE_LOW = np.array([-0.22, -0.22, 0.02, -0.3, -0.3, -0.8, 0.0])  # of the fingertips: m, rad, closedness
+POSE_HIGH = np.array([0.22, 0.22, 0.24, 0.3, 0.3, 0.8, 1.0])
+OBJECT_REACH = 0.17  # m, objects start within ± this
+_CHUNKS, _RAMP, _SUBSTEPS = 10, 7, 5  # 10 × 5 substeps of 5 ms; targets move over the first 7 chunks, then settle
+_BLOCKED = np.array([0.01] * 3 + [0.1] * 3)  # m, rad
+
+
+class SimulatorError(ValueError):
+    """The simulator cannot run as asked or on this machine; the message says what to do."""
+
+
+@dataclass(frozen=True)
+class Config:
+    size: int = 64  # pixels, height = width
+    variation: float = 1.0  # how much looks differ between episodes, 0 (not at all) to 1
+    num_objects: int = 1
+
+
+def build(config: Config) -> "TabletopEnv":
+    """Open the environment that `config` describes."""
+    return TabletopEnv(config.size, config.variation, config.num_objects)
+
+
+class TabletopEnv(Env):
+    """Observation {"image": (size, size, 3) uint8, "state": (7) float32}; action (7) float32; reward always 0.
+
+    Raises:
+        SimulatorError: a bad argument, or MuJoCo, gymnasium or offscreen OpenGL is missing.
+    """
+
+    metadata = {"render_modes": ["rgb_array"], "render_fps": 4}  # noqa: RUF012 (gymnasium's own convention)
+
+    def __init__(
+        self, size: int = 64, variation: float = 1.0, num_objects: int = 1, render_mode: str | None = "rgb_array"
+    ) -> None:
+        if size < 8 or not 0.0 <= variation <= 1.0 or num_objects not in (1, 2):
+            raise SimulatorError(
+                f"tabletop: size ≥ 8, variation in 0..1, num_objects 1 or 2; got {size}, {variation}, {num_objects}"
+            )
+        self._mujoco = _import_mujoco()
+        self.size, self.variation, self.num_objects, self.render_mode = size, variation, num_objects, render_mode
+        self.fps, self.action_limit = 4.0, ACTION_LIMIT.copy()
+        self.action_space = gymnasium.spaces.Box(-ACTION_LIMIT, ACTION_LIMIT, dtype=np.float32)
+        state_limit = np.array([1.0] * 3 + [np.pi] * 3 + [1.0], np.float32)
+        self.observation_space = gymnasium.spaces.Dict(
+            image=gymnasium.spaces.Box(0, 255, (size, size, 3), np.uint8),
+            state=gymnasium.spaces.Box(-state_limit, state_limit, dtype=np.float32),
+        )
+        self._model = self._mujoco.MjModel.from_xml_string(mjcf(num_objects))
+        self._data = self._mujoco.MjData(self._model)
+        self._signature = int(self._mujoco.mjtState.mjSTATE_INTEGRATION)
+        self._physics = np.empty(self._mujoco.mj_stateSize(self._model, self._signature))
+        self._writer = LookWriter(self._mujoco, self._model, num_objects)
+        self._renderers: dict[int, Any] = {}
+        self._target = np.zeros(7)
+        self._look = np.zeros((), look_dtype(num_objects))
+
+    # --- gymnasium ---------------------------------------------------------------------------------------------
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[dict, dict]:
+        """A new scene: look, end-effector and object positions drawn from `seed`. There are no options."""
+        super().reset(seed=seed)
+        if options:
+            raise SimulatorError(f"tabletop: reset takes no options, got {sorted(options)}")
+        self._mujoco.mj_resetData(self._model, self._data)
+        rng = self.np_random
+        self._dress(sample_look(rng, self.variation, self.num_objects))
+        spots: list[np.ndarray] = []
+        while len(spots) < self.num_objects:
+            spot = rng.uniform(-OBJECT_REACH, OBJECT_REACH, 2)
+            if all(np.linalg.norm(spot - other) > 0.1 for other in spots):
+                spots.append(spot)
+        for i, spot in enumerate(spots):
+            self._put_object(i, spot, yaw=rng.uniform(-np.pi, np.pi))
+        xyz = rng.uniform(POSE_LOW[:3], POSE_HIGH[:3])
+        while any(np.linalg.norm(xyz[:2] - spot) < 0.12 for spot in spots):
+            xyz = rng.uniform(POSE_LOW[:3], POSE_HIGH[:3])
+        self.place_ee(xyz, float(rng.random() < 0.5))
+        return self._observe(), {}
+
+    def step(self, action: np.ndarray) -> tuple[dict, float, bool, bool, dict]:
+        """`advance`, then look: (observation, 0.0, False, False, {"action": what was commanded after clipping})."""
+        commanded = self.advance(action)
+        return self._observe(), 0.0, False, False, {"action": commanded}
+
+    def render(self) -> np.ndarray | None:
+        """The camera's view at the environment's own size, when `render_mode` is "rgb_array"."""
+        return self.render_at(self.size) if self.render_mode == "rgb_array" else None
+
+    def close(self) -> None:
+        """Free the OpenGL contexts. Allowed more than once."""
+        for renderer in self._renderers.values():
+            renderer.close()
+        self._renderers = {}
+
+    # --- planning ----------------------------------------------------------------------------------------------
+
+    def advance(self, action: np.ndarray) -> np.ndarray:
+        """One control step (0.25 s) of physics without an image.
+
+        The action (7) is clipped to ±ACTION_LIMIT, the pose it leads to, to POSE_LOW..POSE_HIGH. It starts from the
+        commanded pose, so that free motion adds up without drift; where contact blocked the arm, from the true pose.
+        Returns the change (7) float32 that was really commanded.
+        """
+        start = self._target
+        self._target = _integrate(start, np.clip(np.asarray(action, np.float64), -ACTION_LIMIT, ACTION_LIMIT))
+        self._servo(start)
+        commanded = _difference(start, self._target)
+        blocked = np.abs(self._data.qpos[_JOINT_OF_POSE] - self._target[:6]) > _BLOCKED
+        self._target = self._target.copy()
+        self._target[:6][blocked] = self._data.qpos[_JOINT_OF_POSE][blocked]
+        return commanded.astype(np.float32)
+
+    def get_state(self) -> np.ndarray:
+        """Physics, targets and look as one float64 vector: all that decides the future and the image."""
+        self._mujoco.mj_getState(self._model, self._data, self._physics, self._signature)
+        return np.concatenate([self._physics, self._target, np.atleast_1d(self._look).view(np.float64).ravel()])
+
+    def set_state(self, state: np.ndarray) -> None:
+        """Return to a `get_state` vector, of this or of another instance with as many objects."""
+        size, dtype = len(self._physics), self._look.dtype
+        if state.shape != (size + 7 + dtype.itemsize // 8,):
+            raise SimulatorError(f"tabletop: a state of shape {state.shape} is not of this environment")
+        look = state[size + 7 :].copy().view(dtype)[0]
+        if look.tobytes() != self._look.tobytes():
+            self._dress(np.array(look))
+        self._target = state[size : size + 7].copy()
+        self._mujoco.mj_setState(self._model, self._data, state[:size], self._signature)
+        self._place_geoms()
+
+    def ee_pose(self) -> np.ndarray:
+        """True pose (7) of the fingertips: the joints are its coordinates; closedness is the fingers' mean."""
+        q = self._data.qpos
+        return np.append(q[_JOINT_OF_POSE], np.clip((q[6] + q[7]) / (2 * FINGER_TRAVEL), 0.0, 1.0))
+
+    def object_pos(self, i: int = 0) -> np.ndarray:
+        """Centre (3) of object `i`, in m."""
+        return self._data.qpos[8 + 7 * i : 11 + 7 * i].copy()
+
+    def place_ee(self, xyz: np.ndarray, closedness: float = 0.0) -> None:
+        """Put the upright, resting end-effector at `xyz` (clipped to the workspace) and let the scene settle."""
+        pose = np.array([*np.asarray(xyz, np.float64), 0.0, 0.0, 0.0, closedness])
+        self._target = np.clip(pose, POSE_LOW, POSE_HIGH)
+        self._data.qpos[:8] = self._joints(self._target)
+        self._data.qvel[:8] = 0.0
+        self._servo(self._target)
+
+    def place_object(self, i: int, xy: np.ndarray) -> None:
+        """Put object `i` upright and resting on the table at `xy`, keep its yaw, and let the scene settle."""
+        w, _, _, z = self._data.qpos[11 + 7 * i : 15 + 7 * i]
+        self._put_object(i, np.asarray(xy, np.float64), yaw=2 * np.arctan2(z, w))
+        self._servo(self._target)
+
+    def render_at(self, size: int) -> np.ndarray:
+        """The camera's view, (size, size, 3) uint8."""
+        if size not in self._renderers:
+            self._renderers[size] = self._open_renderer(2 * size)  # multisampling would cost ten times as much
+        renderer = self._renderers[size]
+        renderer.update_scene(self._data, camera="front")
+        large = renderer.render().astype(np.uint16)
+        total = large[::2, ::2] + large[::2, 1::2] + large[1::2, ::2] + large[1::2, 1::2]
+        return ((total + 2) >> 2).astype(np.uint8)
+
+    # --- inside ------------------------------------------------------------------------------------------------
+
+    def _observe(self) -> dict[str, np.ndarray]:
+        return {"image": self.render_at(self.size), "state": self.ee_pose().astype(np.float32)}
+
+    def _dress(self, look: np.ndarray) -> None:
+        self._look = look
+        self._writer.write(look)
+
+    def _servo(self, start: np.ndarray) -> None:
+        """Drive the joints from target `start` (7) to the current target over one control step."""
+        begin, end = self._joints(start), self._joints(self._target)
+        for chunk in range(1, _CHUNKS + 1):
+            self._data.ctrl[:] = begin + min(chunk / _RAMP, 1.0) * (end - begin)
+            self._mujoco.mj_step(self._model, self._data, nstep=_SUBSTEPS)
+        self._place_geoms()
+
+    def _place_geoms(self) -> None:
+        # mj_forward would also change the solver's warm start, and with it the future.
+        self._mujoco.mj_kinematics(self._model, self._data)
+        self._mujoco.mj_camlight(self._model, self._data)
+
+    @staticmethod
+    def _joints(pose: np.ndarray) -> np.ndarray:
+        finger = FINGER_TRAVEL * pose[6]
+        return np.array([*pose[:3], pose[5], pose[4], pose[3], finger, finger])
+
+    def _put_object(self, i: int, xy: np.ndarray, yaw: float) -> None:
+        height = self._look["object_size"][i, 1 if self._look["object_shape"][i] == 1 else 2]
+        quat = [np.cos(yaw / 2), 0.0, 0.0, np.sin(yaw / 2)]
+        self._data.qpos[8 + 7 * i : 15 + 7 * i] = [*xy, height, *quat]
+        self._data.qvel[8 + 6 * i : 14 + 6 * i] = 0.0
+
+    def _open_renderer(self, pixels: int) -> Any:
+        self._model.vis.global_.offwidth = self._model.vis.global_.offheight = pixels
+        try:
+            return self._mujoco.Renderer(self._model, pixels, pixels, max_geom=100)
+        except Exception as error:  # PyOpenGL and MuJoCo raise many kinds here, ImportError to FatalError
+            raise SimulatorError(_no_opengl(error)) from error
+
+
+_JOINT_OF_POSE = [0, 1, 2, 5, 4, 3]  # the hinges come in the order z, y, x
+
+
+def _integrate(pose: np.ndarray, action: np.ndarray) -> np.ndarray:
+    """The workspace pose (7) that `action` (7) leads to."""
+    end = pose + action
+    if action[3] or action[4]:  # a turn about z alone just adds to the last Euler angle, whatever the pose
+        import torch
+
+        from jepa.planning import pose as poses
+
+        end = poses.integrate(torch.from_numpy(pose), torch.from_numpy(action)).numpy()
+    return np.clip(end, POSE_LOW, POSE_HIGH)
+
+
+def _difference(start: np.ndarray, end: np.ndarray) -> np.ndarray:
+    """The action (7) that leads from pose `start` to pose `end`."""
+    if np.array_equal(start[3:5], end[3:5]):
+        return end - start
+    import torch
+
+    from jepa.planning import pose as poses
+
+    return poses.delta(torch.from_numpy(start), torch.from_numpy(end)).numpy()
+
+
+def _import_mujoco() -> ModuleType:
+    os.environ.setdefault("MUJOCO_GL", "egl")  # read when mujoco is imported
+    try:
+        import mujoco
+    except ImportError as error:
+        if "mujoco" in str(error) and "No module" in str(error):
+            raise SimulatorError("the simulator is not installed: pip install 'openjepa[sim]'") from error
+        raise SimulatorError(_no_opengl(error)) from error
+    except AttributeError as error:  # PyOpenGL without libEGL
+        raise SimulatorError(_no_opengl(error)) from error
+    if gymnasium is None:
+        raise SimulatorError("gymnasium is not installed: pip install 'openjepa[sim]'")
+    return mujoco
+
+
+def _no_opengl(error: Exception) -> str:
+    reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+    backend = os.environ.get("MUJOCO_GL")
+    return f"offscreen OpenGL ({backend}) cannot be opened ({reason}): apt-get install libegl1 libgl1-mesa-dri"
+
+
+if gymnasium is not None:
+    gymnasium.register("jepa/Tabletop-v0", entry_point="jepa.planning.envs.tabletop:TabletopEnv")

@@ -1,0 +1,74 @@
+"""The rows of the benchmark: for each, the controller that decides and the frames it needs to see."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+from jepa.config import build
+from jepa.models.encoder import encode_frames
+from jepa.planning.goals import LastStepDistance, LastStepL1, LastStepPush
+from jepa.planning.manifest import position
+from jepa.planning.mpc import Controller, Replan, View, do_nothing, look, random_actions
+from jepa.planning.planners.base import Bounds
+from jepa.planning.simulator import SimulatorWorld
+from jepa.runs import load_world
+
+LABELS = {
+    "ours": "ours",
+    "control": "random-init encoder",
+    "random": "random actions",
+    "nothing": "do nothing",
+    "oracle": "oracle (true simulator)",
+}
+
+# What the oracle reads of the true simulator, and its cost in metres, for each task.
+ORACLE = {
+    "reach": (lambda env: position(env, "reach"), LastStepDistance),
+    "push": (lambda env: np.concatenate([position(env, "push"), position(env, "reach")]), LastStepPush),
+}
+
+
+def action_bounds(env: Any, fraction: float, frozen: Sequence[int]) -> Bounds:
+    """`fraction` of the environment's own limits, with some axes held at 0."""
+    limit = fraction * torch.as_tensor(env.action_limit, dtype=torch.float32)
+    return Bounds(-limit, limit, tuple(frozen))
+
+
+def controller(
+    row: str,
+    task: str,
+    config: Any,
+    env: Any,
+    bounds: Bounds,
+    goals: Sequence[np.ndarray],
+) -> tuple[Controller, int | None]:
+    """The controller of a row for episodes with these goal states, and the frame size it looks at.
+
+    Raises:
+        CheckpointError: the row's world cannot be loaded.
+    """
+    if row == "random":
+        return random_actions(bounds, config.seed), None
+    if row == "nothing":
+        return do_nothing(bounds), None
+    if row == "oracle":
+        coordinates, energy = ORACLE[task]
+        world, planner = SimulatorWorld(env, coordinates), build(config.oracle)
+
+        def sense(view: View) -> torch.Tensor:
+            return view.sim[:, None, None]
+
+        size = None
+    else:
+        encoder, world = load_world(config.world if row == "ours" else config.control)
+        planner, energy = build(config.planner), LastStepL1
+
+        def sense(view: View) -> torch.Tensor:
+            return encode_frames(encoder, view.frames[:, None])  # type: ignore[index]
+
+        size = encoder.config.size
+    view = look(env, goals, size)
+    replan = Replan(world, sense, planner, energy, bounds, view, seed=config.seed, batch=config.batch)
+    return replan, size

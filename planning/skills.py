@@ -1,0 +1,137 @@
+"""Scripted behaviour with noise for recording data: random exploration, reach, push, grasp and place.
+
+A skill is a generator over the true state of the environment: it looks, yields one action, and looks again. `behave`
+strings skills together; each of its actions comes with the label of the skill that chose it.
+"""
+
+from collections.abc import Callable, Iterator
+
+import numpy as np
+
+from jepa.planning.envs.base import PlanningEnv
+
+SKILLS = ("random", "reach", "push", "grasp", "place")  # label = position in this tuple
+NOISE = 0.01  # m, standard deviation added to every scripted move
+LOW, CLEAR = 0.024, 0.11  # m: heights of the fingertips near the table and above objects
+REACH = 0.21  # m: largest |x| and |y| that skills steer to
+Skill = Callable[[PlanningEnv, np.random.Generator], Iterator[np.ndarray]]
+
+
+def explore(env: PlanningEnv, rng: np.random.Generator) -> Iterator[np.ndarray]:
+    """Smooth AR(1) motion mixed with uniform jumps on all position axes; sometimes a small turn about z."""
+    turning = rng.random() < 0.2
+    grip = float(rng.random() < 0.5)
+    smooth = rng.normal(size=3)
+    while True:
+        smooth = 0.8 * smooth + 0.6 * rng.normal(size=3)
+        jump = rng.random() < 0.3
+        unit = rng.uniform(-1, 1, 3) if jump else np.clip(0.6 * smooth, -1, 1)
+        action = np.zeros(7)
+        action[:3] = unit * env.action_limit[:3]
+        if turning:
+            action[5] = rng.normal() * 0.5 * env.action_limit[5]
+        if rng.random() < 0.15:
+            grip = rng.random()
+        action[6] = grip - env.ee_pose()[6]
+        yield action
+
+
+def reach(env: PlanningEnv, rng: np.random.Generator) -> Iterator[np.ndarray]:
+    """Go to a random point of the workspace with a random gripper."""
+    goal = np.array([*rng.uniform(-REACH, REACH, 2), rng.uniform(LOW, 0.22)])
+    yield from _go(env, rng, goal, float(rng.random() < 0.5), speed=rng.uniform(0.6, 1.0))
+    yield _move(env, rng, goal, 1.0, 1.0)
+
+
+def push(env: PlanningEnv, rng: np.random.Generator) -> Iterator[np.ndarray]:
+    """Come down behind the object on a random side and push it 5-15 cm or so, with closed fingers."""
+    i = int(rng.integers(env.num_objects))
+    for _ in range(50):
+        heading, length = rng.uniform(-np.pi, np.pi), rng.uniform(0.05, 0.15)
+        way = np.array([np.cos(heading), np.sin(heading)])
+        behind = env.object_pos(i)[:2] - 0.075 * way
+        if max(np.abs(behind).max(), np.abs(env.object_pos(i)[:2] + (length - 0.03) * way).max()) < REACH:
+            break
+    else:
+        return  # the object is in a corner: no side is free
+    if env.ee_pose()[2] < CLEAR - 0.02:
+        yield from _go(env, rng, np.array([*env.ee_pose()[:2], CLEAR]), 1.0)
+    yield from _go(env, rng, np.array([*behind, CLEAR]), 1.0)
+    yield from _go(env, rng, np.array([*behind, LOW]), 1.0)
+    end, speed = env.object_pos(i)[:2] + length * way, rng.uniform(0.5, 1.0)
+    for _ in range(8):  # aim through the object, wherever it slipped to
+        if (ahead := (end - env.object_pos(i)[:2]) @ way) < 0.01:
+            return
+        goal = np.clip(env.object_pos(i)[:2] + (min(ahead, 0.06) - 0.04) * way, -REACH, REACH)
+        yield _move(env, rng, np.array([*goal, LOW]), 1.0, speed, 0.5 * NOISE)
+
+
+def grasp(env: PlanningEnv, rng: np.random.Generator) -> Iterator[np.ndarray]:
+    """Open, go above the object, come down, close, lift."""
+    i = int(rng.integers(env.num_objects))
+    if np.abs(env.object_pos(i)[:2]).max() > REACH:
+        return
+    yield from _go(env, rng, np.array([*env.object_pos(i)[:2], CLEAR]), 0.0, noise=0.5 * NOISE)
+    yield from _go(env, rng, np.array([*env.object_pos(i)[:2], LOW]), 0.0, noise=0.3 * NOISE, near=0.012)
+    for _ in range(2):
+        yield _move(env, rng, env.ee_pose()[:3], 1.0, 1.0, 0.0)
+    lift = np.array([*env.ee_pose()[:2], rng.uniform(0.1, 0.2)])
+    yield from _go(env, rng, lift, 1.0, speed=rng.uniform(0.6, 1.0))
+
+
+def place(env: PlanningEnv, rng: np.random.Generator) -> Iterator[np.ndarray]:
+    """Carry what the gripper holds to a random spot, put it down, let go, retreat upwards."""
+    spot = rng.uniform(-0.16, 0.16, 2)
+    yield from _go(env, rng, np.array([*spot, max(env.ee_pose()[2], 0.08)]), 1.0, speed=rng.uniform(0.6, 1.0))
+    yield from _go(env, rng, np.array([*spot, LOW]), 1.0, noise=0.5 * NOISE)
+    yield _move(env, rng, env.ee_pose()[:3], 0.0, 1.0, 0.0)
+    yield from _go(env, rng, np.array([*env.ee_pose()[:2], 0.16]), 0.0)
+
+
+def holding(env: PlanningEnv) -> bool:
+    """Is an object off the table and between the fingers?"""
+    pose = env.ee_pose()
+    centres = [env.object_pos(i) for i in range(env.num_objects)]
+    return any(c[2] > 0.045 and np.linalg.norm(c - pose[:3]) < 0.06 for c in centres) and pose[6] > 0.1
+
+
+def behave(env: PlanningEnv, rng: np.random.Generator) -> Iterator[tuple[int, np.ndarray]]:
+    """Endless (label, action (7)) pairs: skills drawn at random, each followed for up to 8-14 steps.
+
+    About two steps in five explore; what was just grasped is mostly carried on and placed.
+    """
+    skills: tuple[Skill, ...] = (explore, reach, push, grasp, place)
+    while True:
+        if holding(env) and rng.random() < 0.8:
+            label = SKILLS.index("place")
+        else:
+            label = int(rng.choice(4, p=[0.38, 0.12, 0.34, 0.16]))
+        limit = int(rng.integers(8, 13)) if label < 2 else 14  # what handles the object may finish
+        for _, action in zip(range(limit), skills[label](env, rng), strict=False):
+            yield label, action
+
+
+def _move(
+    env: PlanningEnv, rng: np.random.Generator, goal: np.ndarray, closed: float, speed: float, noise: float = NOISE
+) -> np.ndarray:
+    """One action (7) towards `goal` (3, m) with the gripper towards `closed`."""
+    pose = env.ee_pose()
+    limit = speed * env.action_limit[:3]
+    step = np.clip(goal - pose[:3], -limit, limit) + noise * rng.normal(size=3)
+    return np.array([*step, 0.0, 0.0, np.clip(-pose[5], -0.2, 0.2) if abs(pose[5]) > 0.02 else 0.0, closed - pose[6]])
+
+
+def _go(
+    env: PlanningEnv,
+    rng: np.random.Generator,
+    goal: np.ndarray,
+    closed: float,
+    speed: float = 1.0,
+    noise: float = NOISE,
+    near: float = 0.02,
+) -> Iterator[np.ndarray]:
+    """Actions until the fingertips are within `near` m of `goal` (3), at most 8."""
+    for _ in range(8):
+        if np.linalg.norm(goal - env.ee_pose()[:3]) < near:
+            return
+        yield _move(env, rng, goal, closed, speed, noise)

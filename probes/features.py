@@ -1,0 +1,77 @@
+"""Frozen features of clips: the rows of a probe table (pre-trained, random init, pixels) and their views."""
+
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from torch import Tensor
+
+from jepa.data.transforms import normalize
+from jepa.models.encoder import Encoder, build_encoder
+from jepa.probes.clips import digest
+from jepa.runs import load_encoder, read_cache, weights_sha256, write_cache
+
+MAKERS = ("pretrained", "random_init", "pixels")
+THUMBNAIL = 16  # pixels a side of the raw-pixel baseline
+BATCH = 32  # clips a forward pass
+
+
+def make_encoder(maker: str, run: str, seed: int) -> Encoder:
+    """The target encoder of a pre-training run, or the same architecture at random init (`seed`), frozen."""
+    encoder = load_encoder(run, "target")
+    if maker == "random_init":
+        encoder = build_encoder(encoder.config, seed)
+    return encoder.eval().requires_grad_(False)
+
+
+@torch.no_grad()
+def encode(encoder: Encoder, frames: Tensor) -> Tensor:
+    """uint8 frames (B, T, 3, h, w) -> float32 tokens (B, K, D), K = t·N, on the CPU; computed on a GPU if any."""
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    encoder = encoder.to(device)
+    return torch.cat([encoder(normalize(x.to(device))).float().cpu() for x in frames.split(BATCH)])
+
+
+def cached_tokens(cache: Path, encoder: Encoder, clips_file: Path, frames: Tensor, part: str) -> Tensor:
+    """`encode`, unless its result is in the folder `cache` already.
+
+    `frames` (B, T, 3, h, w) must be determined by the clips file, whose name stands for data, clip spec and seed,
+    and by `part`; the weights are hashed here.
+    """
+    key = digest(weights_sha256(encoder), clips_file.name, part)
+    path = cache / f"tokens-{key}.safetensors"
+    known = read_cache(path, key)
+    if known is None:
+        known = {"tokens": encode(encoder, frames)}
+        write_cache(path, key, known)
+    return known["tokens"]
+
+
+def pixel_tokens(frames: Tensor, patch: int, tubelet: int) -> Tensor:
+    """uint8 frames (B, T, 3, h, w) -> the normalised pixels of each tubelet patch (B, K, 3·tubelet·p·p)."""
+    return rearrange(
+        normalize(frames),
+        "b (t tt) c (h ph) (w pw) -> b (t h w) (tt c ph pw)",
+        tt=tubelet,
+        ph=patch,
+        pw=patch,
+    )
+
+
+def thumbnails(frames: Tensor) -> Tensor:
+    """uint8 frames (B, T, 3, h, w) -> all of them at 16×16, flattened (B, T·3·256)."""
+    small = F.interpolate(normalize(frames).flatten(0, 1), (THUMBNAIL, THUMBNAIL), mode="bilinear", antialias=True)
+    return small.view(len(frames), -1)
+
+
+def view(name: str, tokens: Tensor, frames: Tensor, maker: str) -> Tensor:
+    """What a probe reads of tokens (B, K, D): `tokens` themselves, `pooled` (B, D) or `flat` (B, ·).
+
+    Flattened pixel tokens would be the whole clip; thumbnails, the usual raw-pixel baseline, stand in.
+    """
+    if name == "tokens":
+        return tokens
+    if name == "pooled":
+        return tokens.mean(1)
+    return thumbnails(frames) if maker == "pixels" else tokens.flatten(1)

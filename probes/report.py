@@ -1,0 +1,126 @@
+"""What the probes found, with intervals: the plain dict that is written as JSON, and a table for the terminal."""
+
+import math
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from jepa.probes.features import MAKERS
+from jepa.probes.jobs import CHANCE, Measured
+from jepa.probes.metrics import bootstrap_difference, t_interval
+from jepa.probes.tasks import TASKS
+
+OURS, CONTROL = "pretrained", "random_init"
+VERDICTS = {"better": "[green]better", "worse": "[red]worse", "not separated": "not separated"}
+
+
+def summarise(measured: list[Measured], seed: int) -> dict[str, Any]:
+    """Rows (every seed's number, mean, 95 % t-interval over seeds) and, per probe, pretrained minus random init."""
+    groups: dict[tuple[str, str, str], dict[str, list[Measured]]] = {}
+    for m in sorted(measured, key=lambda m: m.seed):
+        groups.setdefault((m.task, m.kind, m.view), {}).setdefault(m.maker, []).append(m)
+    order = {task: i for i, task in enumerate(TASKS)}
+    keys = sorted(groups, key=lambda k: (order[k[0]], k[1] == CHANCE, (k[1], k[2]) if k[1] != CHANCE else ("", "")))
+    rows = [_row(ms) for key in keys for _, ms in sorted(groups[key].items(), key=lambda item: _place(item[0]))]
+    comparisons = [_compare(groups[key][OURS], groups[key][CONTROL], seed) for key in keys if OURS in groups[key]]
+    return {"rows": rows, "comparisons": comparisons}
+
+
+def _place(maker: str) -> int:
+    return (*MAKERS, CHANCE).index(maker)
+
+
+def _row(seeds: list[Measured]) -> dict[str, Any]:
+    first = seeds[0]
+    metric = TASKS[first.task].metric
+    values = [m.scores[metric] for m in seeds]
+    mean, low, high = t_interval(np.array(values))
+    return {
+        "task": first.task,
+        "title": TASKS[first.task].title,
+        "probe": first.kind,
+        "view": first.view,
+        "row": first.maker,
+        "metric": metric,
+        "values": [_number(v) for v in values],
+        "mean": _number(mean),
+        "t95": [_number(low), _number(high)],
+        "other": {k: [_number(m.scores[k]) for m in seeds] for k in first.scores if k != metric},
+        "chosen": [m.chosen for m in seeds],
+        "train_clips": [m.train_clips for m in seeds],
+        "test_clips": [len(m.episodes) for m in seeds],
+        "test_episodes": len(np.unique(np.concatenate([m.episodes for m in seeds]))),
+    }
+
+
+def _compare(ours: list[Measured], control: list[Measured], seed: int) -> dict[str, Any]:
+    """Paired difference; a verdict other than `not separated` needs both intervals on one side of zero."""
+    metric = TASKS[ours[0].task].metric
+    difference = np.array([a.scores[metric] - b.scores[metric] for a, b in zip(ours, control, strict=True)])
+    mean, *t95 = t_interval(difference)
+    bootstrap = bootstrap_difference(
+        [(m.sums, m.episodes) for m in ours],
+        [(m.sums, m.episodes) for m in control],
+        metric,
+        np.random.default_rng(seed),
+    )
+    bounds = (*t95, *bootstrap)
+    verdict = "not separated"
+    if all(b > 0 for b in bounds):
+        verdict = "better"
+    elif all(b < 0 for b in bounds):
+        verdict = "worse"
+    return {
+        "task": ours[0].task,
+        "probe": ours[0].kind,
+        "view": ours[0].view,
+        "metric": metric,
+        "difference": _number(mean),
+        "t95": [_number(b) for b in t95],
+        "bootstrap95": [_number(b) for b in bootstrap],
+        "verdict": verdict,
+    }
+
+
+def _number(value: float) -> float | None:
+    """JSON has no NaN: an undefined number is null."""
+    return round(float(value), 6) if math.isfinite(value) else None
+
+
+def show(result: dict[str, Any], console: Console) -> None:
+    """Print the table, what was not run and why, and how often pre-training won."""
+    table = Table(title="Probes of frozen features: mean over seeds on episodes not trained on")
+    for column in ("task", "probe", "metric", CHANCE, "pixels", CONTROL, OURS, "ours − random", "verdict"):
+        table.add_column(column, justify="left" if column in ("task", "probe", "metric", "verdict") else "right")
+    means = {(r["task"], r["probe"], r["view"], r["row"]): r for r in result["rows"]}
+    previous = ""
+    for c in result["comparisons"]:
+        if previous and c["task"] != previous:
+            table.add_section()
+        previous = c["task"]
+        cells = [_cell(means[c["task"], c["probe"], c["view"], m]) for m in ("pixels", CONTROL, OURS)]
+        chance = _cell(means[c["task"], CHANCE, "", CHANCE])
+        title = means[c["task"], c["probe"], c["view"], OURS]["title"]
+        low, high = c["bootstrap95"]
+        change = f"{_show(c['difference'], '+')} [{_show(low, '+')}, {_show(high, '+')}]"
+        name = f"{c['probe']} ({c['view']})"
+        table.add_row(title, name, c["metric"], chance, *cells, change, VERDICTS[c["verdict"]])
+    console.print(table)
+    for task, reason in result["not_run"].items():
+        console.print(f"{task}: {reason}")
+    won = sum(c["verdict"] == "better" for c in result["comparisons"])
+    console.print(
+        f"pretrained beats random init beyond both 95 % intervals (over seeds; over test episodes, in brackets) "
+        f"on {won} of {len(result['comparisons'])} probes; {result['seconds']} s"
+    )
+
+
+def _cell(row: dict[str, Any]) -> str:
+    low, high = row["t95"]
+    return f"{_show(row['mean'])} ± {_show((high - low) / 2)}" if None not in (low, high) else _show(row["mean"])
+
+
+def _show(value: float | None, sign: str = "") -> str:
+    return "n/a" if value is None else f"{value:{sign}.3f}"

@@ -1,0 +1,126 @@
+"""What is asked of features: each task names its labels, its metric, and the probes and views that answer."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from sklearn.dummy import DummyClassifier, DummyRegressor
+from torch import Tensor
+
+from jepa.data.clip import Spec
+from jepa.probes.clips import ClipSet, Episodes, load_clips
+from jepa.probes.kinds.base import Features, Probe, ProbeError
+
+CLASSIFY = (("attentive", "tokens"), ("linear", "pooled"), ("linear", "flat"), ("knn", "pooled"))
+REGRESS = (("regression", "pooled"), ("regression", "flat"))
+
+
+@dataclass(frozen=True)
+class Task:
+    """`target` gives values (B) int64 or (B, O), and a mask (B) of the clips that have one.
+
+    `needs` names the per-frame array it reads (none: any video will do); `backwards` tasks are asked of clips of
+    which half are reversed.
+    """
+
+    title: str
+    target: Callable[[ClipSet], tuple[Tensor, Tensor]]
+    metric: str
+    probes: tuple[tuple[str, str], ...]
+    needs: str = ""
+    backwards: bool = False
+    applies: Callable[[Spec], bool] = lambda spec: True
+
+
+def _all(clips: ClipSet) -> Tensor:
+    return torch.ones(len(clips.episodes), dtype=torch.bool)
+
+
+def skill(clips: ClipSet) -> tuple[Tensor, Tensor]:
+    """The behaviour shown; only of clips that show one from their first frame to their last."""
+    labels = clips.arrays["skill"]  # (B, T)
+    return labels[:, -1].long(), (labels == labels[:, :1]).all(1)
+
+
+def gripper(clips: ClipSet) -> tuple[Tensor, Tensor]:
+    """Gripper xyz at the last frame, metres."""
+    return clips.arrays["states"][:, -1, :3], _all(clips)
+
+
+def state(clips: ClipSet) -> tuple[Tensor, Tensor]:
+    """The whole state at the last frame, in the data's units."""
+    return clips.arrays["states"][:, -1], _all(clips)
+
+
+def object_position(clips: ClipSet) -> tuple[Tensor, Tensor]:
+    """Xyz of the first object at the last frame, metres."""
+    return clips.arrays["object_pos"][:, -1], _all(clips)
+
+
+def arrow(clips: ClipSet) -> tuple[Tensor, Tensor]:
+    """Forwards or backwards."""
+    return clips.backwards.long(), _all(clips)
+
+
+def _starts_with_metres(spec: Spec) -> bool:
+    return spec.state_units[:3] == ("m", "m", "m")
+
+
+TASKS = {
+    "skill": Task("skill", skill, "balanced_accuracy", CLASSIFY, needs="skill"),
+    "gripper": Task("gripper position", gripper, "r2", REGRESS, needs="states", applies=_starts_with_metres),
+    "object": Task("object position", object_position, "r2", REGRESS, needs="object_pos"),
+    "state": Task("robot state", state, "r2", REGRESS, needs="states"),
+    "arrow": Task("arrow of time", arrow, "accuracy", CLASSIFY, backwards=True),
+}
+
+
+def applicable(names: tuple[str, ...], train: Episodes, test: Episodes) -> tuple[list[str], dict[str, str]]:
+    """Tasks that the shards can answer, and the reason for each of the others.
+
+    Raises:
+        ProbeError: an unknown task, or none that applies.
+    """
+    if unknown := [n for n in names if n not in TASKS]:
+        raise ProbeError(f"no task '{unknown[0]}'; there are: {', '.join(TASKS)}")
+    reasons = {}
+    for name in names:
+        task = TASKS[name]
+        if task.needs and task.needs not in train.arrays() & test.arrays():
+            reasons[name] = f"n/a: shards carry no label '{task.needs}'"
+        elif not task.applies(train.manifest.spec):
+            reasons[name] = f"n/a: '{task.needs}' does not start with a position in metres"
+    chosen = [n for n in names if n not in reasons]
+    if not chosen:
+        raise ProbeError("; ".join(f"{n}: {r}" for n, r in reasons.items()) or "no task is asked for")
+    return chosen, reasons
+
+
+def without_labels(names: list[str], files: list[Path]) -> tuple[list[str], dict[str, str]]:
+    """Tasks whose labels say something in every one of these clip files, and the reason for each of the others."""
+    reasons = {}
+    for path in files:
+        clips = load_clips(path)
+        for name in names:
+            targets, rows = TASKS[name].target(clips)
+            if not rows.any():
+                reasons[name] = "n/a: no clip has a label"
+            elif len(targets[rows].unique(dim=0)) < 2:
+                reasons[name] = "n/a: all clips have the same label"
+    chosen = [n for n in names if n not in reasons]
+    if not chosen:
+        raise ProbeError("; ".join(f"{n}: {r}" for n, r in reasons.items()))
+    return chosen, reasons
+
+
+class Chance(Probe):
+    """The best guess that reads no features: the most frequent class, or the mean."""
+
+    def fit(self, features: Features, targets: Tensor) -> None:
+        dummy = DummyClassifier(strategy="most_frequent") if targets.ndim == 1 else DummyRegressor()
+        self.model = dummy.fit(torch.zeros(len(features), 1), targets.numpy())
+        self.chosen: dict[str, float] = {}
+
+    def predict(self, features: Features) -> Tensor:
+        return torch.from_numpy(self.model.predict(torch.zeros(len(features), 1)))

@@ -1,0 +1,97 @@
+"""Recording: the folder's contract, the same bytes for any number of workers, resuming, refusing a mix."""
+
+import json
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+
+from jepa.planning.collect import CollectError, Recipe, collect, encode_mp4, record
+from jepa.planning.envs.base import make
+from jepa.planning.skills import SKILLS, behave
+
+SMALL = {"episodes": 3, "steps": 12, "size": 32, "seed": 5, "progress": False}
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {p.name: p.read_bytes() for p in sorted(folder.iterdir())}
+
+
+def test_folder_contract_and_workers(tmp_path: Path) -> None:
+    summary = collect(tmp_path / "one", workers=1, **SMALL)
+    collect(tmp_path / "two", workers=2, **SMALL)
+    files = contents(tmp_path / "one")
+    assert files == contents(tmp_path / "two")
+    assert sorted(files) == [
+        "dataset.json",
+        *(f"episode_{i:06d}.{kind}" for i in range(3) for kind in ("mp4", "npz")),
+    ]
+    header = json.loads(files["dataset.json"])
+    assert header["format"] == "jepa-episodes-1" and header["fps"] == 4.0 and header["size"] == 32
+    assert header["labels"] == {"skill": list(SKILLS)} and header["extra"] == {"object_pos": ["m"] * 3}
+    assert summary["frames"] == 36 and sum(summary["label_frames"].values()) == 36
+    shapes = {"actions": (11, 7), "states": (12, 7), "skill": (12,), "object_pos": (12, 3)}
+    with np.load(tmp_path / "one" / "episode_000001.npz", allow_pickle=False) as arrays:
+        assert {name: arrays[name].shape for name in arrays.files} == shapes
+        kinds = {name: str(arrays[name].dtype) for name in arrays.files}
+    assert kinds == {"actions": "float32", "states": "float32", "skill": "int64", "object_pos": "float32"}
+    with av.open(str(tmp_path / "one" / "episode_000001.mp4")) as video:
+        assert video.streams.video[0].codec_context.name == "h264"
+        assert video.streams.video[0].average_rate == 4
+        assert len(list(video.decode(video=0))) == 12
+
+
+def test_second_run_fills_in_and_other_recipe_is_refused(tmp_path: Path) -> None:
+    collect(tmp_path, workers=1, **SMALL)
+    before = contents(tmp_path)
+    (tmp_path / "episode_000001.mp4").unlink()
+    kept = (tmp_path / "episode_000002.mp4").stat().st_mtime_ns
+    assert collect(tmp_path, workers=1, **SMALL)["new_frames"] == 12
+    assert contents(tmp_path) == before
+    assert (tmp_path / "episode_000002.mp4").stat().st_mtime_ns == kept
+    with pytest.raises(CollectError, match=r"recorded with seed 5 \(now 6\); use another folder"):
+        collect(tmp_path, workers=1, **{**SMALL, "seed": 6})
+    with pytest.raises(CollectError, match="episodes ≥ 1"):
+        collect(tmp_path, workers=1, **{**SMALL, "episodes": 0})
+
+
+def test_video_shows_the_frames() -> None:
+    rng = np.random.default_rng(0)
+    frames = np.kron(rng.integers(40, 215, (6, 4, 4, 1)), np.ones((1, 8, 8, 3))).astype(np.uint8)
+    with av.open(__import__("io").BytesIO(encode_mp4(frames, 4.0))) as video:
+        decoded = np.stack([f.to_ndarray(format="rgb24") for f in video.decode(video=0)])
+    assert np.abs(decoded.astype(int) - frames).mean() < 4
+
+
+def test_actions_lead_from_frame_to_frame() -> None:
+    env = make("tabletop", size=16)
+    recipe = Recipe("tabletop", 16, 32, 0, 1.0, 1)
+    errors, labels = [], set()
+    for index in range(6):
+        episode = record(env, recipe, index)
+        moved = np.diff(episode.states, axis=0) - episode.actions
+        errors.append(np.abs(moved[:, :3]).max(1))
+        labels |= set(episode.skill.tolist())
+    env.close()
+    assert np.median(np.concatenate(errors)) < 1e-3  # only contact makes a difference
+    assert np.percentile(np.concatenate(errors), 90) < 5e-3
+    assert len(labels) >= 4
+
+
+def test_behaviour_touches_the_object_and_repeats() -> None:
+    env = make("tabletop")
+    travel, lifted, actions = [], 0, []
+    for seed in (*range(15), 0):
+        env.reset(seed=seed)
+        acting = behave(env, np.random.default_rng(seed))
+        rest, path, taken = env.object_pos(), [env.object_pos()], []
+        for _ in range(31):
+            taken.append(env.advance(next(acting)[1]))
+            path.append(env.object_pos())
+        travel.append(np.linalg.norm(np.diff(path, axis=0), axis=1).sum())
+        lifted += max(p[2] for p in path) > rest[2] + 0.04
+        actions.append(np.stack(taken))
+    assert np.mean(travel) > 0.15
+    assert lifted >= 3
+    np.testing.assert_array_equal(actions[0], actions[-1])

@@ -1,0 +1,220 @@
+"""The tabletop: gymnasium's contract, exact motion, exact forks, real grasps and pushes, looks that vary."""
+
+import contextlib
+import warnings
+from collections.abc import Iterator
+
+import gymnasium
+import numpy as np
+import pytest
+import torch
+from gymnasium.utils.env_checker import check_env
+
+from jepa.config import ConfigError
+from jepa.planning import pose as poses
+from jepa.planning.envs.base import make
+from jepa.planning.envs.tabletop import ACTION_LIMIT, MAX_STEP, POSE_HIGH, POSE_LOW, SimulatorError, TabletopEnv
+from jepa.planning.skills import grasp, push
+
+
+@pytest.fixture(scope="module")
+def env() -> Iterator[TabletopEnv]:
+    with contextlib.closing(make("tabletop")) as opened:
+        yield opened
+
+
+def random_actions(seed: int, count: int) -> np.ndarray:
+    rng = np.random.default_rng(seed)
+    actions = rng.uniform(-1, 1, (count, 7)) * ACTION_LIMIT
+    actions[:, 3:5] = 0
+    return actions
+
+
+def test_gymnasium_contract() -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        made = gymnasium.make("jepa/Tabletop-v0")
+        check_env(made.unwrapped)
+    made.close()
+
+
+def test_free_motion_reaches_its_target(env: TabletopEnv) -> None:
+    env.reset(seed=0)
+    env.place_object(0, np.array([0.2, 0.2]))
+    env.place_ee(np.array([-0.05, -0.05, 0.15]), 0.5)
+    pose = env.ee_pose()
+    for action in random_actions(1, 20):
+        action[:3] *= 0.5
+        pose = np.clip(pose + env.advance(action), POSE_LOW, POSE_HIGH)
+        np.testing.assert_allclose(env.ee_pose()[:3], pose[:3], atol=5e-4)
+        np.testing.assert_allclose(env.ee_pose()[3:], pose[3:], atol=5e-3)
+
+
+def test_turns_compose_in_the_world_frame(env: TabletopEnv) -> None:
+    env.reset(seed=0)
+    env.place_object(0, np.array([0.2, 0.2]))
+    env.place_ee(np.array([-0.1, -0.1, 0.2]))
+    expected = torch.from_numpy(env.ee_pose())
+    for turn in ([0.1, 0.05, 0.2], [-0.05, 0.1, 0.1], [0.0, 0.0, -0.2]):
+        action = np.array([0, 0, 0, *turn, 0])
+        np.testing.assert_allclose(env.advance(action), action, atol=1e-6)
+        expected = poses.integrate(expected, torch.from_numpy(action))
+    np.testing.assert_allclose(env.ee_pose()[3:6], expected[3:6], atol=3e-3)
+
+
+def test_actions_and_poses_are_clipped(env: TabletopEnv) -> None:
+    env.reset(seed=0)
+    env.place_ee(np.array([0.0, 0.0, 0.22]))
+    commanded = env.advance(np.array([1.0, 0, 1.0, 0, 0, 0, 5.0]))
+    assert commanded.tolist() == pytest.approx([MAX_STEP, 0, 0.02, 0, 0, 0, 1.0], abs=1e-6)
+
+
+def test_blocked_arm_does_not_wind_up(env: TabletopEnv) -> None:
+    env.reset(seed=0)
+    env.place_object(0, np.zeros(2))
+    env.place_ee(np.array([0.0, 0.0, 0.1]), 1.0)
+    for _ in range(4):
+        env.advance(np.array([0, 0, -MAX_STEP, 0, 0, 0, 0]))  # down onto the object
+    blocked = env.ee_pose()[2]
+    assert blocked > 0.04
+    env.advance(np.array([0, 0, 0.03, 0, 0, 0, 0]))
+    assert env.ee_pose()[2] == pytest.approx(blocked + 0.03, abs=0.012)
+
+
+def test_fork_repeats_future_and_images(env: TabletopEnv) -> None:
+    env.reset(seed=3)
+    rng = np.random.default_rng(0)
+    for action, _ in zip(grasp(env, rng), range(8), strict=False):  # a state with contact forces
+        env.advance(action)
+    start, actions = env.get_state(), random_actions(4, 6)
+
+    def future(simulator: TabletopEnv) -> tuple[list[np.ndarray], list[np.ndarray]]:
+        images, states = [simulator.render_at(64)], []
+        for action in actions:
+            images.append(simulator.step(action)[0]["image"])
+            states.append(simulator.get_state())
+        return images, states
+
+    images, states = future(env)
+    env.reset(seed=9)
+    with contextlib.closing(make("tabletop", variation=0.0)) as other:
+        other.reset(seed=1)
+        for simulator in (env, other):
+            simulator.set_state(start)
+            images_again, states_again = future(simulator)
+            np.testing.assert_array_equal(np.stack(images_again), np.stack(images))
+            np.testing.assert_array_equal(np.stack(states_again), np.stack(states))
+    assert not np.array_equal(states[0], states[1])
+
+
+def test_reset_forgets_the_past(env: TabletopEnv) -> None:
+    env.reset(seed=5)
+    for action in random_actions(6, 3):
+        env.advance(action)
+    used, _ = env.reset(seed=7)
+    with contextlib.closing(make("tabletop")) as fresh:
+        new, _ = fresh.reset(seed=7)
+        np.testing.assert_array_equal(fresh.get_state(), env.get_state())
+    np.testing.assert_array_equal(new["image"], used["image"])
+
+
+@pytest.mark.parametrize("seed", range(6))  # boxes and cylinders of several sizes
+def test_grasp_lifts_and_holds(env: TabletopEnv, seed: int) -> None:
+    env.reset(seed=seed)
+    rest = env.object_pos()[2]
+    for action in grasp(env, np.random.default_rng(seed)):
+        env.advance(action)
+    lifted = env.object_pos()[2]
+    assert lifted > rest + 0.05
+    for i in range(8):
+        env.advance(np.array([0.04 * (-1) ** i, 0.03 * (-1) ** i, 0, 0, 0, 0, 1.0]))
+    assert env.object_pos()[2] > lifted - 0.01
+    assert 0.1 < env.ee_pose()[6] < 0.9  # the fingers are stopped by the object
+    env.advance(np.array([0, 0, 0, 0, 0, 0, -1.0]))
+    env.advance(np.zeros(7))
+    assert env.object_pos()[2] < rest + 0.01
+
+
+def test_push_moves_the_object(env: TabletopEnv) -> None:
+    moved = []
+    for seed in range(12):
+        env.reset(seed=seed)
+        start = env.object_pos()
+        for action in push(env, np.random.default_rng(seed)):
+            env.advance(action)
+        moved.append(np.linalg.norm(env.object_pos() - start))
+    assert np.median(moved) > 0.06
+
+
+def test_variation_changes_the_look_only_when_asked(env: TabletopEnv) -> None:
+    def pictures(simulator: TabletopEnv) -> list[np.ndarray]:
+        out = []
+        for seed in (0, 1):
+            simulator.reset(seed=seed)
+            simulator.place_ee(np.array([0.1, 0.1, 0.1]))
+            simulator.place_object(0, np.array([-0.1, -0.1]))
+            out.append(simulator.render_at(64).astype(int))
+        return out
+
+    with contextlib.closing(make("tabletop", variation=0.0)) as plain:
+        a, b = pictures(plain)
+    c, d = pictures(env)
+    assert (np.abs(a - b).max(-1) > 8).sum() < 40  # the object's yaw still differs
+    assert (np.abs(c - d).max(-1) > 8).sum() > 1000
+
+
+def test_image_shows_arm_and_object(env: TabletopEnv) -> None:
+    env.reset(seed=2)
+    env.place_object(0, np.array([0.15, -0.1]))
+    env.place_ee(np.array([-0.1, 0.0, 0.1]))
+    start, before = env.get_state(), env.render_at(64).astype(int)
+
+    def changed() -> int:
+        count = (np.abs(env.render_at(64) - before).max(-1) > 20).sum()
+        env.set_state(start)
+        return int(count)
+
+    env.place_object(0, np.array([0.15, -0.02]))
+    assert changed() > 30  # 5-6 cm at about 1 cm a pixel, at two places
+    for step in ([0.06, 0, 0], [0, 0.06, 0], [0, 0, 0.06]):
+        env.place_ee(np.array([-0.1, 0.0, 0.1]) + step)
+        assert changed() > 80
+    assert env.render_at(96).shape == (96, 96, 3)
+
+
+def test_two_objects_start_apart_and_at_rest() -> None:
+    with contextlib.closing(make("tabletop", num_objects=2)) as env:
+        for seed in range(10):
+            env.reset(seed=seed)
+            first, second, pose = env.object_pos(0), env.object_pos(1), env.ee_pose()
+            assert min(np.linalg.norm(first - second), np.linalg.norm((first - pose[:3])[:2])) > 0.09
+            env.advance(np.zeros(7))
+            np.testing.assert_allclose(env.object_pos(0), first, atol=1e-3)
+            np.testing.assert_allclose(env.object_pos(1), second, atol=1e-3)
+
+
+def test_placing_settles_where_told(env: TabletopEnv) -> None:
+    env.reset(seed=4)
+    env.place_object(0, np.array([0.1, -0.15]))
+    env.place_ee(np.array([0.1, -0.21, 0.024]), 1.0)
+    np.testing.assert_allclose(env.object_pos()[:2], [0.1, -0.15], atol=3e-3)
+    np.testing.assert_allclose(env.ee_pose(), [0.1, -0.21, 0.024, 0, 0, 0, 1.0], atol=3e-3)
+
+
+def test_bad_input_is_one_clear_line(env: TabletopEnv, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ConfigError, match="no environment 'pool'; there are: tabletop"):
+        make("pool")
+    with pytest.raises(SimulatorError, match="num_objects 1 or 2"):
+        make("tabletop", num_objects=3)
+    with pytest.raises(SimulatorError, match="state of shape"):
+        env.set_state(np.zeros(5))
+    with pytest.raises(SimulatorError, match="no options"):
+        env.reset(options={"color": "red"})
+    blind = TabletopEnv()
+
+    def no_display(*args: object, **keywords: object) -> None:
+        raise AttributeError("'NoneType' object has no attribute 'eglQueryString'")
+
+    monkeypatch.setattr(blind._mujoco, "Renderer", no_display)
+    with pytest.raises(SimulatorError, match="apt-get install libegl1 libgl1-mesa-dri"):
+        blind.render_at(64)
