@@ -68,4 +68,4 @@ def open_video(data: bytes, *, ignore_edits: bool = False) -> "InputContainer":
     import av
 
     options = {"format_whitelist": CONTAINERS, "ignore_editlist": str(int(ignore_edits))}
-    return av.open(io.BytesIO(data), options=options)
+    return av.open(io.BytesIO(data), "r", options=options)

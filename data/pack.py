@@ -1,6 +1,6 @@
 """Turn a source of videos into shards: checked, indexed, and there as a whole or not at all."""
 
-import importlib
+import importlib.resources
 import inspect
 import json
 import shutil

@@ -54,7 +54,7 @@ class ShardWriter:
 
     def index(self) -> list[dict[str, Any]]:
         """The lines of the index, with the offsets that a tar reader finds in the finished shards."""
-        places = {}
+        places: dict[tuple[str, str], tuple[int, int]] = {}
         for file in self.files:
             with tarfile.open(file) as tar:
                 places |= {(file.name, m.name): (m.offset_data, m.size) for m in tar}

@@ -86,7 +86,8 @@ def resize(frames: Tensor, height: int, width: int) -> Tensor:
 
 def shrink(frames: Tensor, short_side: int) -> Tensor:
     """Resize so that the short side is at most `short_side`, keeping the shape's ratio; never enlarges."""
-    return resize(frames, *shrunk_size(*frames.shape[-2:], short_side))
+    height, width = frames.shape[-2:]
+    return resize(frames, *shrunk_size(height, width, short_side))
 
 
 def shrunk_size(height: int, width: int, short_side: int) -> tuple[int, int]:

@@ -103,8 +103,9 @@ def shrink(data: bytes, short_side: int) -> bytes:
             stream = target.add_stream("libx264", rate=rate)
             stream.width, stream.height = (_even(n * factor) for n in (video.width, video.height))
             stream.pix_fmt = "yuv420p"
-            # one thread: with more, x264's bytes depend on their number
-            stream.options = {"g": "16", "crf": "20", "preset": "veryfast", "threads": "1"}
+            # x264's bytes depend on the number of threads, and its mbtree differs from run to run
+            options = {"threads": "1", "x264-params": "mbtree=0"}
+            stream.options = {"g": "16", "crf": "20", "preset": "veryfast", **options}
             for i, frame in enumerate(source.decode(video)):
                 small = frame.reformat(stream.width, stream.height, "yuv420p", interpolation="AREA")
                 small.pts, small.time_base = i, 1 / rate  # frames keep their number

@@ -51,13 +51,29 @@ def pack(
     path: Annotated[Path, typer.Argument(help="Where the videos are.")],
     out: Annotated[Path, typer.Argument(help="Folder to write shards to.")],
     short_side: Annotated[int, typer.Option(min=0, help="Re-encode to this short side; 0 keeps the bytes.")] = 0,
-    strict: Annotated[bool, typer.Option(help="Exit with an error if any file was rejected.")] = False,
-    overwrite: Annotated[bool, typer.Option(help="Replace shards that are already there.")] = False,
+    camera: Annotated[str, typer.Option(help="Which camera, where a source has several; the first by default.")] = "",
+    strict: Annotated[bool, typer.Option("--strict", help="Exit with an error if any file was rejected.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace shards that are already there.")] = False,
 ) -> None:
     """Pack videos into WebDataset shards with an index; unusable files are listed with their reasons."""
     from jepa.data.pack import pack as run
+    from jepa.logs import console, progress_bar
 
-    run(source, path, out, short_side=short_side or None, strict=strict, overwrite=overwrite)
+    with progress_bar() as bar:
+        task = bar.add_task(f"pack {path.name}", total=None, figures="")
+        report = run(
+            source,
+            path,
+            out,
+            camera=camera or None,
+            short_side=short_side or None,
+            strict=strict,
+            overwrite=overwrite,
+            progress=lambda done: bar.update(task, completed=done),
+        )
+    console.print(f"{report.packed} videos in {report.shards} shards at {out}, {report.seconds:.1f} s")
+    for rejected in report.rejected:
+        console.print(f"[yellow]rejected[/] {rejected.file}: {rejected.reason}", soft_wrap=True)
 
 
 @app.command()

@@ -75,7 +75,7 @@ def stages(out: Path, config: DemoConfig) -> list[Stage]:
             "plan",
             (
                 (
-                    *(*jepa, "plan", name, f"out={out / 'plan'}", f"world={out / 'posttrain'}"),
+                    *(*jepa, "plan", name, f"out={out}", f"world={out / 'posttrain'}"),
                     f"control={out / 'posttrain_random'}",
                 ),
             ),

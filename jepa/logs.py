@@ -1,13 +1,14 @@
 """One JSON line per logged step, and a live bar on the terminal."""
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-console = Console(stderr=True)
+console = Console(stderr=True, quiet=bool(os.environ.get("JEPA_QUIET")))  # one of two side by side draws
 
 
 class JsonLines:

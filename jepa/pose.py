@@ -2,7 +2,7 @@
 
 A state is [x y z (m), Euler angles (rad), gripper closedness 0..1]. The angles are extrinsic xyz: R = Rz·Ry·Rx.
 An action is [Δxyz, Δrotation (Euler of ΔR), Δclosedness], rotations composed in the world frame: R' = ΔR·R.
-Source: spec of V-JEPA 2-AC (`facebookresearch/vjepa2`, DROID data set and planner).
+Source: V-JEPA 2-AC (`facebookresearch/vjepa2`, DROID data set and planner).
 """
 
 import torch

@@ -10,6 +10,7 @@ import multiprocessing
 from collections.abc import Callable
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from queue import Empty
 from typing import Any
@@ -24,9 +25,10 @@ from jepa.planning import films, rows
 from jepa.planning.envs.base import make
 from jepa.planning.manifest import Manifest, check, load, position, positions
 from jepa.planning.mpc import run_episodes
-from jepa.planning.results import summarise, table
+from jepa.planning.results import summarise, tables
 
 FILMED = "ours"
+_ticks: Any = None
 WORLDS = {"ours": "world", "control": "control"}  # the rows that plan with a trained world, and its config key
 
 
@@ -71,7 +73,7 @@ class Job:
 
 
 def run(config: PlanConfig) -> Path:
-    """Run what is missing, then write OUT/results.json and print the table; returns the file's path.
+    """Run what is missing, then write OUT/results.json and print the tables; returns the file's path.
 
     Raises:
         ManifestError: the goal file breaks its rules. CheckpointError: a world is missing.
@@ -88,7 +90,7 @@ def run(config: PlanConfig) -> Path:
     path = Path(config.out) / "results.json"
     contents = {"config": to_dict(config), **lengths, "rows": records, "omitted": omitted}
     path.write_text(json.dumps(contents, indent=1))
-    console.print(table(records, **lengths))
+    console.print(tables(records, **lengths))
     for row, reason in omitted.items():
         console.print(f"row '{rows.LABELS[row]}' left out: {reason}")
     return path
@@ -129,18 +131,19 @@ def work(jobs: list[Job], manifest: Manifest, workers: int) -> None:
         }
         if workers == 0:
             for job in jobs:
-                run_job(job, lambda job=job: bar.advance(tasks[job.task, job.row]))
+                run_job(job, partial(bar.advance, tasks[job.task, job.row]))
             return
         context = multiprocessing.get_context("spawn")
-        with context.Manager() as shared, ProcessPoolExecutor(workers, context, _one_thread) as pool:
-            ticks = shared.Queue()
-            pending = {pool.submit(_run_in_pool, job, ticks) for job in jobs}
+        ticks = context.Queue()
+        with ProcessPoolExecutor(workers, context, _start_worker, (ticks,)) as pool:
+            pending = {pool.submit(_run_in_pool, job) for job in jobs}
             while pending:
                 done, pending = wait(pending, timeout=0.2, return_when=FIRST_COMPLETED)
                 while (tick := _take(ticks)) is not None:
                     bar.advance(tasks[tick])
-                for future in done:
-                    future.result()
+                if failed := [future for future in done if future.exception()]:
+                    pool.shutdown(cancel_futures=True)  # finished jobs are on disk; the rest would only hide the error
+                    failed[0].result()
 
 
 def run_job(job: Job, tick: Callable[[], None] = lambda: None) -> None:
@@ -151,8 +154,7 @@ def run_job(job: Job, tick: Callable[[], None] = lambda: None) -> None:
     try:
         bounds = rows.action_bounds(env, config.step_fraction, config.frozen)
         controller, size = rows.controller(job.row, job.task, config, env, bounds, [g.goal for g in goals])
-        targets = [positions(env, goal)[1] for goal in goals]
-        distances = [lambda env, target=target: np.linalg.norm(position(env, job.task) - target) for target in targets]
+        distances = [partial(_distance, job.task, positions(env, goal)[1]) for goal in goals]
         episodes = run_episodes(
             env,
             [g.start for g in goals],
@@ -192,9 +194,13 @@ def run_job(job: Job, tick: Callable[[], None] = lambda: None) -> None:
         ],
     }
     job.path.parent.mkdir(parents=True, exist_ok=True)
-    partial = job.path.with_suffix(".partial")
-    partial.write_text(json.dumps(record))
-    partial.replace(job.path)
+    unfinished = job.path.with_suffix(".partial")
+    unfinished.write_text(json.dumps(record))
+    unfinished.replace(job.path)
+
+
+def _distance(task: str, target: np.ndarray, env: Any) -> float:
+    return float(np.linalg.norm(position(env, task) - target))
 
 
 def _weights(run_dir: str) -> str:
@@ -204,12 +210,14 @@ def _weights(run_dir: str) -> str:
     return (folder / "state.json").read_text()
 
 
-def _run_in_pool(job: Job, ticks: Any) -> None:
-    run_job(job, lambda: ticks.put((job.task, job.row)))
-
-
-def _one_thread() -> None:
+def _start_worker(ticks: Any) -> None:
+    global _ticks  # a queue can be handed to a process when it starts, not with a job
+    _ticks = ticks
     torch.set_num_threads(1)
+
+
+def _run_in_pool(job: Job) -> None:
+    run_job(job, lambda: _ticks.put((job.task, job.row)))
 
 
 def _take(ticks: Any) -> Any:

@@ -173,26 +173,6 @@ class Replan:
         return plan
 
 
-def random_actions(bounds: Bounds, seed: int) -> Controller:
-    """The floor: uniform in the bounds, a stream of its own for each episode."""
-
-    def act(view: View, decision: int) -> Decision:
-        draws = [np.random.default_rng([seed, decision, row]).random(len(bounds.low)) for row in range(len(view.pose))]
-        unit = torch.from_numpy(np.stack(draws)).to(bounds.low.dtype)
-        return Decision(bounds.clip(bounds.low + unit * (bounds.high - bounds.low)))
-
-    return act
-
-
-def do_nothing(bounds: Bounds) -> Controller:
-    """The other floor: zero actions."""
-
-    def act(view: View, decision: int) -> Decision:
-        return Decision(torch.zeros(len(view.pose), len(bounds.low)))
-
-    return act
-
-
 def _advance(env: Any, sim: np.ndarray, action: np.ndarray) -> np.ndarray:
     env.set_state(sim)
     env.advance(action)

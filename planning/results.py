@@ -1,8 +1,10 @@
-"""The statistics of a benchmark: rates with intervals, paired comparisons on the same goals, and the table."""
+"""The statistics of a benchmark: rates with intervals, paired comparisons on the same goals, and tables."""
 
 from collections.abc import Sequence
 from typing import Any
 
+from rich import box
+from rich.console import Group
 from rich.table import Table
 
 REFERENCE = "ours"
@@ -34,8 +36,7 @@ def summarise(jobs: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     records = []
     for job in jobs:
         episodes = job["episodes"]
-        ours = solved.get((job["task"], REFERENCE))
-        compare = ours is not None and job["row"] != REFERENCE
+        ours = solved.get((job["task"], REFERENCE)) if job["row"] != REFERENCE else None
         curves = [e["distance"] for e in episodes]
         records.append(
             {
@@ -44,33 +45,35 @@ def summarise(jobs: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
                 "success": rate([e["success"] for e in episodes]),
                 "close": rate([e["close"] for e in episodes]),
                 "curve": [sum(c) / len(curves) for c in zip(*curves, strict=True)],
-                "versus_ours": paired(ours, solved[job["task"], job["row"]]) if compare else None,
+                "versus_ours": paired(ours, solved[job["task"], job["row"]]) if ours else None,
             }
         )
     return records
 
 
-def table(records: Sequence[dict[str, Any]], tolerance: float, close: float) -> Table:
-    """The results as a table for the terminal."""
-    out = Table(title="Planning: final distance to the goal, the same goals for every row")
-    out.add_column("task")
-    out.add_column("row")
-    heads = ["n", f"≤ {tolerance * 100:.0f} cm", "95 %", f"≤ {close * 100:.0f} cm", "start → final, cm"]
-    for head in [*heads, "p vs ours", "s / decision", "model steps", "seed"]:
-        out.add_column(head, justify="right")
+def tables(records: Sequence[dict[str, Any]], tolerance: float, close: float) -> Group:
+    """The results for the terminal, a table for each task."""
+    tasks = list(dict.fromkeys(r["task"] for r in records))
+    parts = [_table(task, [r for r in records if r["task"] == task], tolerance, close) for task in tasks]
+    return Group(*parts, "(…): 95 % Wilson. p: exact McNemar against ours. s, steps of the model: for each decision.")
+
+
+def _table(task: str, records: Sequence[dict[str, Any]], tolerance: float, close: float) -> Table:
+    title = f"{task}: final distance to the goal, seed {records[0]['seed']}"
+    out = Table(title=title, box=box.SIMPLE, padding=(0, 1, 0, 0))
+    out.add_column("row", no_wrap=True)
+    for head in ("n", f"≤ {tolerance * 100:.0f} cm", f"≤ {close * 100:.0f} cm", "cm to go", "p", "s", "steps"):
+        out.add_column(head, justify="right", no_wrap=True)
     for r in records:
         s, versus = r["success"], r["versus_ours"]
         out.add_row(
-            r["task"],
             r["label"],
             str(r["n"]),
-            f"{s['rate']:.0%}",
-            f"{s['low']:.0%}–{s['high']:.0%}",
+            f"{s['rate']:.0%} ({s['low'] * 100:.0f}–{s['high'] * 100:.0f})",
             f"{r['close']['rate']:.0%}",
             f"{r['curve'][0] * 100:.1f} → {r['curve'][-1] * 100:.1f}",
             f"{versus['p']:.2g}" if versus else "",
             f"{r['seconds']:.2f}",
             str(r["model_steps"]),
-            str(r["seed"]),
         )
     return out

@@ -10,7 +10,7 @@ from jepa.config import build
 from jepa.models.encoder import encode_frames
 from jepa.planning.goals import LastStepDistance, LastStepL1, LastStepPush
 from jepa.planning.manifest import position
-from jepa.planning.mpc import Controller, Replan, View, do_nothing, look, random_actions
+from jepa.planning.mpc import Controller, Decision, Replan, View, look
 from jepa.planning.planners.base import Bounds
 from jepa.planning.simulator import SimulatorWorld
 from jepa.runs import load_world
@@ -20,7 +20,7 @@ LABELS = {
     "control": "random-init encoder",
     "random": "random actions",
     "nothing": "do nothing",
-    "oracle": "oracle (true simulator)",
+    "oracle": "oracle (simulator)",
 }
 
 # What the oracle reads of the true simulator, and its cost in metres, for each task.
@@ -72,3 +72,23 @@ def controller(
     view = look(env, goals, size)
     replan = Replan(world, sense, planner, energy, bounds, view, seed=config.seed, batch=config.batch)
     return replan, size
+
+
+def random_actions(bounds: Bounds, seed: int) -> Controller:
+    """The floor: uniform in the bounds, a stream of its own for each episode."""
+
+    def act(view: View, decision: int) -> Decision:
+        draws = [np.random.default_rng([seed, decision, row]).random(len(bounds.low)) for row in range(len(view.pose))]
+        unit = torch.from_numpy(np.stack(draws)).to(bounds.low.dtype)
+        return Decision(bounds.clip(bounds.low + unit * (bounds.high - bounds.low)))
+
+    return act
+
+
+def do_nothing(bounds: Bounds) -> Controller:
+    """The other floor: zero actions."""
+
+    def act(view: View, decision: int) -> Decision:
+        return Decision(torch.zeros(len(view.pose), len(bounds.low)))
+
+    return act

@@ -14,7 +14,7 @@ from jepa.runs import load_encoder, read_cache, weights_sha256, write_cache
 
 MAKERS = ("pretrained", "random_init", "pixels")
 THUMBNAIL = 16  # pixels a side of the raw-pixel baseline
-BATCH = 32  # clips a forward pass
+BATCH = 8  # clips a forward pass: few enough for a CPU's cache
 
 
 def make_encoder(maker: str, run: str, seed: int) -> Encoder:

@@ -4,6 +4,7 @@ import math
 from typing import Any
 
 import numpy as np
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
@@ -13,7 +14,7 @@ from jepa.probes.metrics import bootstrap_difference, t_interval
 from jepa.probes.tasks import TASKS
 
 OURS, CONTROL = "pretrained", "random_init"
-VERDICTS = {"better": "[green]better", "worse": "[red]worse", "not separated": "not separated"}
+VERDICTS = {"better": "[green]better", "worse": "[red]worse", "not separated": "–"}
 
 
 def summarise(measured: list[Measured], seed: int) -> dict[str, Any]:
@@ -91,35 +92,30 @@ def _number(value: float) -> float | None:
 
 def show(result: dict[str, Any], console: Console) -> None:
     """Print the table, what was not run and why, and how often pre-training won."""
-    table = Table(title="Probes of frozen features: mean over seeds on episodes not trained on")
-    for column in ("task", "probe", "metric", CHANCE, "pixels", CONTROL, OURS, "ours − random", "verdict"):
-        table.add_column(column, justify="left" if column in ("task", "probe", "metric", "verdict") else "right")
-    means = {(r["task"], r["probe"], r["view"], r["row"]): r for r in result["rows"]}
-    previous = ""
-    for c in result["comparisons"]:
-        if previous and c["task"] != previous:
-            table.add_section()
-        previous = c["task"]
-        cells = [_cell(means[c["task"], c["probe"], c["view"], m]) for m in ("pixels", CONTROL, OURS)]
-        chance = _cell(means[c["task"], CHANCE, "", CHANCE])
-        title = means[c["task"], c["probe"], c["view"], OURS]["title"]
-        low, high = c["bootstrap95"]
-        change = f"{_show(c['difference'], '+')} [{_show(low, '+')}, {_show(high, '+')}]"
-        name = f"{c['probe']} ({c['view']})"
-        table.add_row(title, name, c["metric"], chance, *cells, change, VERDICTS[c["verdict"]])
+    table = Table(
+        title="Frozen features, episodes not trained on: mean over seeds", box=SIMPLE_HEAD, padding=(0, 1, 0, 0)
+    )
+    for column in ("", "pixels", "random init", "pretrained", "pretrained − random", ""):
+        table.add_column(column, justify="right" if column else "left", no_wrap=True)
+    rows = {(r["task"], r["probe"], r["view"], r["row"]): r for r in result["rows"]}
+    for task in dict.fromkeys(c["task"] for c in result["comparisons"]):
+        chance = rows[task, CHANCE, "", CHANCE]
+        metric = chance["metric"].replace("_", " ")
+        table.add_row(f"[bold]{chance['title']}[/] ({metric}; chance {_show(chance['mean'])})")
+        for c in (c for c in result["comparisons"] if c["task"] == task):
+            cells = [_show(rows[task, c["probe"], c["view"], m]["mean"]) for m in ("pixels", CONTROL, OURS)]
+            low, high = c["bootstrap95"]
+            change = f"{_show(c['difference'], '+')} [{_show(low, '+')}, {_show(high, '+')}]"
+            table.add_row(f"  {c['probe']} {c['view']}", *cells, change, VERDICTS[c["verdict"]])
+        table.add_section()
     console.print(table)
     for task, reason in result["not_run"].items():
         console.print(f"{task}: {reason}")
     won = sum(c["verdict"] == "better" for c in result["comparisons"])
     console.print(
-        f"pretrained beats random init beyond both 95 % intervals (over seeds; over test episodes, in brackets) "
-        f"on {won} of {len(result['comparisons'])} probes; {result['seconds']} s"
+        f"Beyond both 95 % intervals (over seeds; over test episodes, in brackets) pretrained beats random init on "
+        f"{won} of {len(result['comparisons'])} probes. {result['seconds']} s"
     )
-
-
-def _cell(row: dict[str, Any]) -> str:
-    low, high = row["t95"]
-    return f"{_show(row['mean'])} ± {_show((high - low) / 2)}" if None not in (low, high) else _show(row["mean"])
 
 
 def _show(value: float | None, sign: str = "") -> str:

@@ -1,23 +1,17 @@
 """A gantry arm with a two-finger gripper over a table with one or two objects: gymnasium API on MuJoCo.
 
-Actions and poses follow V-JEPA 2-AC (see `jepa.planning.pose`); a control step lasts 0.25 s. x is right, y away from
+Actions and poses follow V-JEPA 2-AC (see `jepa.pose`); a control step lasts 0.25 s. x is right, y away from
 the camera, z up from the table top, all in metres.
 """
 
-import os
 from dataclasses import dataclass
-from types import ModuleType
 from typing import Any
 
 import numpy as np
 
-from jepa.planning.tabletop_scene import (
-    FINGER_TRAVEL,
-    LookWriter,
-    look_dtype,
-    mjcf,
-    sample_look,
-)
+from jepa.planning.offscreen import SimulatorError, import_mujoco, open_renderer
+from jepa.planning.tabletop_look import LookWriter, look_dtype, sample_look
+from jepa.planning.tabletop_scene import FINGER_TRAVEL, mjcf
 
 try:  # the simulator is an optional extra; without it the module still imports and `TabletopEnv()` says what to do
     import gymnasium
@@ -33,10 +27,6 @@ POSE_HIGH = np.array([0.22, 0.22, 0.24, 0.3, 0.3, 0.8, 1.0])
 OBJECT_REACH = 0.17  # m, objects start within ± this
 _CHUNKS, _RAMP, _SUBSTEPS = 10, 7, 5  # 10 × 5 substeps of 5 ms; targets move over the first 7 chunks, then settle
 _BLOCKED = np.array([0.01] * 3 + [0.1] * 3)  # m, rad
-
-
-class SimulatorError(ValueError):
-    """The simulator cannot run as asked or on this machine; the message says what to do."""
 
 
 @dataclass(frozen=True)
@@ -67,7 +57,9 @@ class TabletopEnv(Env):
             raise SimulatorError(
                 f"tabletop: size ≥ 8, variation in 0..1, num_objects 1 or 2; got {size}, {variation}, {num_objects}"
             )
-        self._mujoco = _import_mujoco()
+        self._mujoco = import_mujoco()
+        if gymnasium is None:
+            raise SimulatorError("gymnasium is not installed: pip install 'openjepa[sim]'")
         self.size, self.variation, self.num_objects, self.render_mode = size, variation, num_objects, render_mode
         self.fps, self.action_limit = 4.0, ACTION_LIMIT.copy()
         self.action_space = gymnasium.spaces.Box(-ACTION_LIMIT, ACTION_LIMIT, dtype=np.float32)
@@ -131,9 +123,15 @@ class TabletopEnv(Env):
         The action (7) is clipped to ±ACTION_LIMIT, the pose it leads to, to POSE_LOW..POSE_HIGH. It starts from the
         commanded pose, so that free motion adds up without drift; where contact blocked the arm, from the true pose.
         Returns the change (7) float32 that was really commanded.
+
+        Raises:
+            SimulatorError: the action is not 7 finite numbers.
         """
+        action = np.asarray(action, np.float64)
+        if action.shape != (7,) or not np.isfinite(action).all():
+            raise SimulatorError(f"tabletop: an action is 7 finite numbers, got {action.tolist()}")
         start = self._target
-        self._target = _integrate(start, np.clip(np.asarray(action, np.float64), -ACTION_LIMIT, ACTION_LIMIT))
+        self._target = _integrate(start, np.clip(action, -ACTION_LIMIT, ACTION_LIMIT))
         self._servo(start)
         commanded = _difference(start, self._target)
         blocked = np.abs(self._data.qpos[_JOINT_OF_POSE] - self._target[:6]) > _BLOCKED
@@ -147,7 +145,11 @@ class TabletopEnv(Env):
         return np.concatenate([self._physics, self._target, np.atleast_1d(self._look).view(np.float64).ravel()])
 
     def set_state(self, state: np.ndarray) -> None:
-        """Return to a `get_state` vector, of this or of another instance with as many objects."""
+        """Return to a `get_state` vector, of this or of another instance with as many objects.
+
+        Raises:
+            SimulatorError: the vector is of another kind of scene.
+        """
         size, dtype = len(self._physics), self._look.dtype
         if state.shape != (size + 7 + dtype.itemsize // 8,):
             raise SimulatorError(f"tabletop: a state of shape {state.shape} is not of this environment")
@@ -183,8 +185,8 @@ class TabletopEnv(Env):
 
     def render_at(self, size: int) -> np.ndarray:
         """The camera's view, (size, size, 3) uint8."""
-        if size not in self._renderers:
-            self._renderers[size] = self._open_renderer(2 * size)  # multisampling would cost ten times as much
+        if size not in self._renderers:  # twice as large, then averaged: multisampling would cost ten times as much
+            self._renderers[size] = open_renderer(self._mujoco, self._model, 2 * size)
         renderer = self._renderers[size]
         renderer.update_scene(self._data, camera="front")
         large = renderer.render().astype(np.uint16)
@@ -224,13 +226,6 @@ class TabletopEnv(Env):
         self._data.qpos[8 + 7 * i : 15 + 7 * i] = [*xy, height, *quat]
         self._data.qvel[8 + 6 * i : 14 + 6 * i] = 0.0
 
-    def _open_renderer(self, pixels: int) -> Any:
-        self._model.vis.global_.offwidth = self._model.vis.global_.offheight = pixels
-        try:
-            return self._mujoco.Renderer(self._model, pixels, pixels, max_geom=100)
-        except Exception as error:  # PyOpenGL and MuJoCo raise many kinds here, ImportError to FatalError
-            raise SimulatorError(_no_opengl(error)) from error
-
 
 _JOINT_OF_POSE = [0, 1, 2, 5, 4, 3]  # the hinges come in the order z, y, x
 
@@ -241,7 +236,7 @@ def _integrate(pose: np.ndarray, action: np.ndarray) -> np.ndarray:
     if action[3] or action[4]:  # a turn about z alone just adds to the last Euler angle, whatever the pose
         import torch
 
-        from jepa.planning import pose as poses
+        from jepa import pose as poses
 
         end = poses.integrate(torch.from_numpy(pose), torch.from_numpy(action)).numpy()
     return np.clip(end, POSE_LOW, POSE_HIGH)
@@ -253,30 +248,9 @@ def _difference(start: np.ndarray, end: np.ndarray) -> np.ndarray:
         return end - start
     import torch
 
-    from jepa.planning import pose as poses
+    from jepa import pose as poses
 
     return poses.delta(torch.from_numpy(start), torch.from_numpy(end)).numpy()
-
-
-def _import_mujoco() -> ModuleType:
-    os.environ.setdefault("MUJOCO_GL", "egl")  # read when mujoco is imported
-    try:
-        import mujoco
-    except ImportError as error:
-        if "mujoco" in str(error) and "No module" in str(error):
-            raise SimulatorError("the simulator is not installed: pip install 'openjepa[sim]'") from error
-        raise SimulatorError(_no_opengl(error)) from error
-    except AttributeError as error:  # PyOpenGL without libEGL
-        raise SimulatorError(_no_opengl(error)) from error
-    if gymnasium is None:
-        raise SimulatorError("gymnasium is not installed: pip install 'openjepa[sim]'")
-    return mujoco
-
-
-def _no_opengl(error: Exception) -> str:
-    reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-    backend = os.environ.get("MUJOCO_GL")
-    return f"offscreen OpenGL ({backend}) cannot be opened ({reason}): apt-get install libegl1 libgl1-mesa-dri"
 
 
 if gymnasium is not None:

@@ -1,4 +1,4 @@
-"""Small videos and data sets of every kind, made on the spot; frame i of a video is grey of level 6 i + 5."""
+"""Small videos and data sets of every kind, made on the spot; frame i is textured grey of mean 6 i + 12."""
 
 import io
 import json
@@ -28,6 +28,7 @@ def make_video(
     gop: int = 250,
 ) -> bytes:
     rng = np.random.default_rng(frames)
+    texture = rng.integers(2, 23, (height, width, 1))  # so that another crop is another picture
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "video"
         options = {"movflags": "faststart"} if faststart else {}
@@ -36,7 +37,7 @@ def make_video(
             stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
             stream.options = {"crf": "18", "threads": "1", "g": str(gop)}
             for i in range(frames):
-                image = np.full((height, width, 3), 6 * i + 5, np.uint8)
+                image = (texture + 6 * i).clip(0, 255).astype(np.uint8).repeat(3, 2)
                 if noise:
                     image = rng.integers(0, 255, image.shape, dtype=np.uint8)
                 file.mux(stream.encode(av.VideoFrame.from_ndarray(image, format="rgb24")))
@@ -57,7 +58,7 @@ def make_audio() -> bytes:
 
 def frame_numbers(frames: torch.Tensor) -> torch.Tensor:
     """The numbers of frames (..., C, h, w) of `make_video`, whatever their crop."""
-    return ((frames.float().mean((-3, -2, -1)) - 5) / 6).round().long()
+    return ((frames.float().mean((-3, -2, -1)) - 12) / 6).round().long()
 
 
 def write_collected(folder: Path, lengths: list[int], fps: float = 10, size: int = 48) -> Path:

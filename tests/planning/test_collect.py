@@ -1,5 +1,6 @@
 """Recording: the folder's contract, the same bytes for any number of workers, resuming, refusing a mix."""
 
+import io
 import json
 from pathlib import Path
 
@@ -7,8 +8,9 @@ import av
 import numpy as np
 import pytest
 
-from jepa.planning.collect import CollectError, Recipe, collect, encode_mp4, record
+from jepa.planning.collect import collect, record
 from jepa.planning.envs.base import make
+from jepa.planning.episodes import CollectError, Recipe, encode_mp4
 from jepa.planning.skills import SKILLS, behave
 
 SMALL = {"episodes": 3, "steps": 12, "size": 32, "seed": 5, "progress": False}
@@ -59,7 +61,7 @@ def test_second_run_fills_in_and_other_recipe_is_refused(tmp_path: Path) -> None
 def test_video_shows_the_frames() -> None:
     rng = np.random.default_rng(0)
     frames = np.kron(rng.integers(40, 215, (6, 4, 4, 1)), np.ones((1, 8, 8, 3))).astype(np.uint8)
-    with av.open(__import__("io").BytesIO(encode_mp4(frames, 4.0))) as video:
+    with av.open(io.BytesIO(encode_mp4(frames, 4.0))) as video:
         decoded = np.stack([f.to_ndarray(format="rgb24") for f in video.decode(video=0)])
     assert np.abs(decoded.astype(int) - frames).mean() < 4
 

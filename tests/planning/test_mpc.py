@@ -6,9 +6,10 @@ import torch
 from torch import Tensor
 
 from jepa.planning.goals import LastStepDistance, LastStepL1, LastStepPush
-from jepa.planning.mpc import Replan, View, do_nothing, look, random_actions, run_episodes
+from jepa.planning.mpc import Replan, View, look, run_episodes
 from jepa.planning.planners.base import Bounds, Plan
 from jepa.planning.planners.cem import CEM, Config
+from jepa.planning.rows import do_nothing, random_actions
 from jepa.planning.simulator import SimulatorWorld
 from jepa.worlds.base import Future, State, Step, WorldModel, score
 

@@ -1,6 +1,7 @@
 """The tabletop: gymnasium's contract, exact motion, exact forks, real grasps and pushes, looks that vary."""
 
 import contextlib
+import sys
 import warnings
 from collections.abc import Iterator
 
@@ -11,9 +12,10 @@ import torch
 from gymnasium.utils.env_checker import check_env
 
 from jepa.config import ConfigError
-from jepa.planning import pose as poses
+from jepa import pose as poses
 from jepa.planning.envs.base import make
-from jepa.planning.envs.tabletop import ACTION_LIMIT, MAX_STEP, POSE_HIGH, POSE_LOW, SimulatorError, TabletopEnv
+from jepa.planning.envs.tabletop import ACTION_LIMIT, MAX_STEP, POSE_HIGH, POSE_LOW, TabletopEnv
+from jepa.planning.offscreen import SimulatorError
 from jepa.planning.skills import grasp, push
 
 
@@ -47,7 +49,7 @@ def test_free_motion_reaches_its_target(env: TabletopEnv) -> None:
         action[:3] *= 0.5
         pose = np.clip(pose + env.advance(action), POSE_LOW, POSE_HIGH)
         np.testing.assert_allclose(env.ee_pose()[:3], pose[:3], atol=5e-4)
-        np.testing.assert_allclose(env.ee_pose()[3:], pose[3:], atol=5e-3)
+        np.testing.assert_allclose(env.ee_pose()[3:], pose[3:], atol=1e-2)
 
 
 def test_turns_compose_in_the_world_frame(env: TabletopEnv) -> None:
@@ -132,7 +134,7 @@ def test_grasp_lifts_and_holds(env: TabletopEnv, seed: int) -> None:
     assert 0.1 < env.ee_pose()[6] < 0.9  # the fingers are stopped by the object
     env.advance(np.array([0, 0, 0, 0, 0, 0, -1.0]))
     env.advance(np.zeros(7))
-    assert env.object_pos()[2] < rest + 0.01
+    assert env.object_pos()[2] < rest + 0.03  # let go; it may still be rocking
 
 
 def test_push_moves_the_object(env: TabletopEnv) -> None:
@@ -210,6 +212,12 @@ def test_bad_input_is_one_clear_line(env: TabletopEnv, monkeypatch: pytest.Monke
         env.set_state(np.zeros(5))
     with pytest.raises(SimulatorError, match="no options"):
         env.reset(options={"color": "red"})
+    with pytest.raises(SimulatorError, match="7 finite numbers"):
+        env.advance(np.array([0, 0, np.nan, 0, 0, 0, 0]))
+    with monkeypatch.context() as patch:
+        patch.setitem(sys.modules, "mujoco", None)
+        with pytest.raises(SimulatorError, match="pip install"):
+            TabletopEnv()
     blind = TabletopEnv()
 
     def no_display(*args: object, **keywords: object) -> None:

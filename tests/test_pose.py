@@ -5,7 +5,7 @@ import pytest
 import torch
 from scipy.spatial.transform import Rotation
 
-from jepa.planning.pose import delta, euler, integrate, rotation
+from jepa.pose import delta, euler, integrate, rotation
 
 # The two states of `franka_example_traj.npz`, which V-JEPA 2 ships.
 FIRST = torch.tensor([0.58044, -0.00202, 0.24756, -3.06662, 0.03053, -1.91275, 0.99697], dtype=torch.float64)

@@ -1,0 +1,140 @@
+"""The tabletop's look: shapes, sizes, colours, texture, light, camera and distractors, which vary by episode.
+
+A look is one structured array, so that it flattens into the simulator state, and it is written into the compiled
+model in place: one model serves every scene without recompiling.
+"""
+
+import colorsys
+from typing import Any
+
+import numpy as np
+
+from jepa.planning.tabletop_scene import DISTRACTORS, MATERIALS, MAX_OBJECT
+
+_SHAPES = ("box", "cylinder")  # index = a look's object_shape and distractor_shape
+
+
+def look_dtype(num_objects: int) -> np.dtype:
+    """The look's fields. All float64, so that it flattens into the state vector without loss."""
+    n, d = num_objects, DISTRACTORS
+    fields: list[tuple[str, tuple[int, ...]]] = [
+        ("object_shape", (n,)),
+        ("object_size", (n, 3)),
+        ("object_rgb", (n, 3)),
+        ("table_material", ()),
+        ("table_rgb", (3,)),
+        ("floor_rgb", (3,)),
+        ("arm_rgb", (3,)),
+        ("grip_rgb", (3,)),
+        ("light_dir", (3,)),
+        ("light_level", ()),
+        ("ambient_level", ()),
+        ("camera_pos", (3,)),
+        ("camera_target", (3,)),
+        ("distractor_shape", (d,)),
+        ("distractor_pos", (d, 3)),
+        ("distractor_size", (d, 3)),
+        ("distractor_rgba", (d, 4)),
+    ]
+    return np.dtype([(name, np.float64, shape) for name, shape in fields])
+
+
+def sample_look(rng: np.random.Generator, variation: float, num_objects: int) -> np.ndarray:
+    """One scene's look: at `variation` 0 always the same, at 1 the full range. Returns a 0-d structured array."""
+    n = num_objects
+    look = np.zeros((), look_dtype(n))
+
+    def near(usual: Any, low: Any, high: Any) -> np.ndarray:
+        usual, low, high = (np.asarray(v, np.float64) for v in (usual, low, high))
+        return usual + variation * (rng.uniform(low, high) - usual)
+
+    def colour(usual: tuple[float, float, float], saturation: tuple, value: tuple) -> np.ndarray:
+        hsv = rng.uniform([0, saturation[0], value[0]], [1, saturation[1], value[1]])
+        return np.asarray(usual) + variation * (np.array(colorsys.hsv_to_rgb(*hsv)) - usual)
+
+    def choice(usual: int, count: int) -> int:
+        other = int(rng.integers(count))
+        return other if rng.random() < variation else usual
+
+    for i in range(n):
+        look["object_shape"][i] = choice(i % 2, len(_SHAPES))
+        look["object_size"][i] = near(0.0275, 0.025, MAX_OBJECT)
+        look["object_rgb"][i] = colour(((0.85, 0.1, 0.1), (0.1, 0.3, 0.85))[i % 2], (0.75, 1.0), (0.6, 1.0))
+    look["table_material"] = choice(0, len(MATERIALS))
+    look["table_rgb"] = colour((0.72, 0.66, 0.58), (0.0, 0.35), (0.45, 0.9))
+    look["floor_rgb"] = colour((0.25, 0.28, 0.32), (0.0, 0.5), (0.25, 0.7))
+    look["arm_rgb"] = near([0.8, 0.8, 0.82], [0.6, 0.6, 0.6], [0.95, 0.95, 0.95])
+    look["grip_rgb"] = near([0.13, 0.13, 0.15], [0.02, 0.02, 0.02], [0.25, 0.25, 0.28])
+    look["light_dir"] = near([0.2, 0.4, -1.0], [-0.7, -0.2, -1.0], [0.7, 0.9, -1.0])
+    look["light_level"] = near(0.55, 0.4, 0.75)
+    look["ambient_level"] = near(0.45, 0.3, 0.55)
+    look["camera_pos"] = near([0.0, -0.62, 1.01], [-0.03, -0.65, 0.98], [0.03, -0.59, 1.04])
+    look["camera_target"] = near([0.0, 0.055, 0.05], [-0.01, 0.045, 0.05], [0.01, 0.065, 0.05])
+    shown = rng.integers(DISTRACTORS + 1)
+    for i in range(DISTRACTORS):  # along the edge, outside the reach of the arm
+        size = rng.uniform(0.012, 0.025, 3)
+        edge, along = rng.uniform(0.275, 0.295), rng.uniform(-0.27, 0.27)
+        side = int(rng.integers(3))  # left, right, back: in front they would hide the table
+        x, y = ((-edge, along), (edge, along), (along, edge + 0.03))[side]
+        look["distractor_shape"][i] = rng.integers(len(_SHAPES))
+        look["distractor_size"][i] = size
+        look["distractor_pos"][i] = x, y, size[1] if look["distractor_shape"][i] == 1 else size[2]
+        hsv = rng.uniform([0, 0.3, 0.3], [1, 1, 1])
+        alpha = float(i < shown and rng.random() < variation)
+        look["distractor_rgba"][i] = (*colorsys.hsv_to_rgb(*hsv), alpha)
+    return look
+
+
+class LookWriter:
+    """Writes a look into a compiled model, in place."""
+
+    def __init__(self, mujoco: Any, model: Any, num_objects: int) -> None:
+        self.model = model
+        self.shapes = np.array([int(mujoco.mjtGeom.mjGEOM_BOX), int(mujoco.mjtGeom.mjGEOM_CYLINDER)])
+
+        def geoms(*names: str) -> np.ndarray:
+            return np.array([model.geom(name).id for name in names])
+
+        self.objects = geoms(*(f"object{i}" for i in range(num_objects)))
+        self.distractors = geoms(*(f"distractor{i}" for i in range(DISTRACTORS)))
+        self.table, self.floor = geoms("table", "floor")
+        self.rims = geoms("rim_l", "rim_r", "rim_f", "rim_b")
+        self.arm = geoms("post", "beam", "spindle")
+        self.grip = geoms("palm", "pad_l", "pad_r")
+        self.materials = np.array([model.material(name).id for name in MATERIALS])
+
+    def write(self, look: np.ndarray) -> None:
+        """Apply `look`; the next rendering and step see it."""
+        m = self.model
+        m.geom_type[self.objects] = self.shapes[look["object_shape"].astype(int)]
+        m.geom_size[self.objects] = look["object_size"]
+        m.geom_rgba[self.objects, :3] = look["object_rgb"]
+        m.geom_matid[self.table] = self.materials[int(look["table_material"])]
+        m.geom_rgba[self.table, :3] = look["table_rgb"]
+        m.geom_rgba[self.rims, :3] = 0.7 * look["table_rgb"]
+        m.geom_rgba[self.floor, :3] = look["floor_rgb"]
+        m.geom_rgba[self.arm, :3] = look["arm_rgb"]
+        m.geom_rgba[self.grip, :3] = look["grip_rgb"]
+        m.geom_rgba[self.grip[0], :3] = 0.5 * (look["grip_rgb"] + look["arm_rgb"])
+        m.light_dir[0] = look["light_dir"] / np.linalg.norm(look["light_dir"])
+        m.light_diffuse[0] = look["light_level"]
+        m.light_specular[0] = 0.0
+        m.vis.headlight.ambient[:] = look["ambient_level"]
+        m.vis.headlight.diffuse[:] = 0.2
+        m.vis.headlight.specular[:] = 0.0
+        m.cam_pos[0] = look["camera_pos"]
+        m.cam_quat[0] = _looking_at(look["camera_pos"], look["camera_target"])
+        m.geom_type[self.distractors] = self.shapes[look["distractor_shape"].astype(int)]
+        m.geom_pos[self.distractors] = look["distractor_pos"]
+        m.geom_size[self.distractors] = look["distractor_size"]
+        m.geom_rgba[self.distractors] = look["distractor_rgba"]
+
+
+def _looking_at(position: np.ndarray, target: np.ndarray) -> np.ndarray:
+    """Quaternion (w, x, y, z) of a camera at `position` that looks at `target` with its image up-axis upright."""
+    back = (position - target) / np.linalg.norm(position - target)  # a MuJoCo camera looks along its -z
+    right = np.cross([0.0, 0.0, 1.0], back)
+    right /= np.linalg.norm(right)
+    up = np.cross(back, right)
+    w = np.sqrt(1.0 + right[0] + up[1] + back[2]) / 2  # upright cameras above the table: the trace never nears -1
+    return np.array([w, (up[2] - back[1]) / (4 * w), (back[0] - right[2]) / (4 * w), (right[1] - up[0]) / (4 * w)])

@@ -1,0 +1,255 @@
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+
+from jepa.data.clip import Clip
+from jepa.data.errors import DataError
+from jepa.data.index import Manifest
+from jepa.data.loader import Clips, DataConfig, clips, episodes, sample_frames
+from jepa.data.order import order
+from jepa.data.pack import pack
+
+CONFIG = DataConfig(frames=4, fps=4, size=24, crop_scale=(0.5, 1.0))
+PLAIN = DataConfig(frames=4, fps=0, size=48, crop_scale=(1, 1), crop_aspect=(1, 1), hflip=False)
+
+
+def assert_same(a: Clip, b: Clip) -> None:
+    for name in ("frames", "sample_id", "valid"):
+        assert torch.equal(getattr(a, name), getattr(b, name)), name
+    assert (a.actions is None) == (b.actions is None) and a.labels.keys() == b.labels.keys()
+    for x, y in [(a.actions, b.actions), (a.states, b.states), *((a.labels[k], b.labels[k]) for k in a.labels)]:
+        assert x is y is None or torch.equal(x, y)
+
+
+def assert_all_same(a: Sequence[Clip], b: Sequence[Clip]) -> None:
+    assert len(a) == len(b) > 0
+    for x, y in zip(a, b, strict=True):
+        assert_same(x, y)
+
+
+def draw(manifest: Manifest, config: DataConfig, steps: int = 4, **more: int) -> list[Clip]:
+    return list(clips(manifest, config, **{"batch_size": 8, "seed": 3, **more}, steps=steps))
+
+
+def damage(folder: Path, ids: Sequence[int]) -> Manifest:
+    """Flip a byte in the videos `ids`."""
+    manifest = Manifest.load(folder)
+    for i in ids:
+        entry = manifest.samples[i]
+        data = bytearray((folder / entry.shard).read_bytes())
+        data[entry.members["mp4"][0] + 99] ^= 255
+        (folder / entry.shard).write_bytes(data)
+    return manifest
+
+
+@pytest.fixture
+def copy(shards: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(shards, tmp_path / "copy"))
+
+
+def test_shapes_types_and_labels(manifest: Manifest) -> None:
+    clip = draw(manifest, PLAIN)[0]
+    assert clip.frames.shape == (8, 4, 3, 48, 48) and clip.frames.dtype == torch.uint8
+    assert clip.frames.is_contiguous()
+    assert clip.sample_id.shape == (8,) and clip.sample_id.dtype == torch.int64
+    assert clip.valid.shape == (8, 4) and clip.valid.all()
+    assert clip.actions is not None and clip.actions.shape == (8, 3, 7)
+    assert clip.states is not None and clip.states.shape == (8, 4, 7)
+    assert clip.labels["skill"].shape == (8, 4) and clip.labels["object_pos"].shape == (8, 4, 3)
+    assert clip.labels["skill"].dtype == torch.int64
+    assert_same(clip.to("cpu"), clip)
+
+
+def test_arrays_belong_to_their_frames(manifest: Manifest, make: SimpleNamespace) -> None:
+    for clip in draw(manifest, PLAIN):
+        numbers = make.numbers(clip.frames)
+        assert (numbers.diff() == 1).all()
+        assert clip.states is not None and clip.actions is not None
+        assert torch.equal(clip.states[..., 0].long(), numbers)
+        assert torch.equal(-clip.actions[..., 6].long(), numbers[:, :-1])
+        assert torch.equal(clip.labels["skill"], numbers % 2)
+        assert torch.equal(clip.labels["object_pos"][:, 0, 0].long(), clip.sample_id)
+
+
+def test_frame_rate(manifest: Manifest, make: SimpleNamespace) -> None:
+    """10 frames a second asked at 4: every 2.5th frame, rounded; actions would not fit and are left out."""
+    for clip in draw(manifest, CONFIG):
+        numbers = make.numbers(clip.frames)
+        assert torch.equal(numbers - numbers[:, :1], torch.tensor([0, 2, 5, 8]).expand(8, 4)) or not clip.valid.all()
+        assert clip.actions is None and clip.states is None  # mirrored frames have other states
+        assert set(clip.labels) == {"skill", "object_pos"}
+
+
+def test_videos_shorter_than_the_clip_repeat_their_last_frame(manifest: Manifest, make: SimpleNamespace) -> None:
+    config = DataConfig(frames=9, fps=10, size=48, crop_scale=(1, 1), crop_aspect=(1, 1), hflip=False)
+    batches = draw(manifest, config, batch_size=12, steps=1)
+    row = int((batches[0].sample_id == 2).nonzero())  # six frames long
+    assert batches[0].valid[row].tolist() == [True] * 6 + [False] * 3
+    assert batches[0].valid.sum() == 12 * 9 - 3
+    assert make.numbers(batches[0].frames[row]).tolist() == [0, 1, 2, 3, 4, 5, 5, 5, 5]
+    assert batches[0].actions is not None and batches[0].states is not None
+    assert batches[0].actions[row, :, 0].tolist() == [0, -1, -2, -3, -4, 0, 0, 0]
+    assert batches[0].states[row, :, 0].tolist() == [0, 1, 2, 3, 4, 5, 5, 5, 5]
+
+
+def test_sample_frames_reaches_every_start_and_never_more() -> None:
+    rng = np.random.default_rng(0)
+    starts = {int(sample_frames(10, 4, 2.5, rng)[0][0]) for _ in range(100)}
+    assert starts == {0, 1}
+    ids, valid = sample_frames(10, 4, 2.5, rng)
+    assert ids[-1] <= 9 and valid.all()
+    ids, valid = sample_frames(1, 3, 1, rng)
+    assert ids.tolist() == [0, 0, 0] and valid.tolist() == [True, False, False]
+
+
+def test_whole_square_crops_leave_pixels_alone(manifest: Manifest) -> None:
+    from jepa.data.decode import decode
+
+    config = DataConfig(frames=2, fps=0, size=48, crop_scale=(1, 1), crop_aspect=(1, 1), hflip=False)
+    clip = draw(manifest, config, steps=1)[0]
+    assert clip.states is not None
+    for row, i in enumerate(clip.sample_id.tolist()):
+        stored = decode(manifest.read(i).video, clip.states[row, :, 0].long().tolist())
+        assert np.array_equal(clip.frames[row].permute(0, 2, 3, 1).numpy(), stored)
+
+
+def test_augmentation_changes_from_epoch_to_epoch(manifest: Manifest) -> None:
+    first, second = draw(manifest, CONFIG, batch_size=12, steps=2)
+    a, b = first.sample_id.argsort(), second.sample_id.argsort()
+    assert torch.equal(first.sample_id[a], second.sample_id[b])
+    assert (first.frames[a] != second.frames[b]).flatten(1).any(1).sum() > 8
+
+
+@pytest.mark.parametrize("config", [CONFIG, PLAIN], ids=["augmented", "plain"])
+def test_workers_change_nothing(manifest: Manifest, config: DataConfig) -> None:
+    from dataclasses import replace
+
+    assert_all_same(draw(manifest, config), draw(manifest, replace(config, workers=4)))
+
+
+@pytest.mark.parametrize("world", [2, 4])
+def test_world_size_changes_nothing(manifest: Manifest, world: int) -> None:
+    ranks = [draw(manifest, CONFIG, rank=r, world=world) for r in range(world)]
+    for step, whole in enumerate(draw(manifest, CONFIG)):
+        assert torch.equal(torch.cat([rank[step].frames for rank in ranks]), whole.frames)
+        assert torch.equal(torch.cat([rank[step].sample_id for rank in ranks]), whole.sample_id)
+
+
+@pytest.mark.parametrize("start", [1, 3, 5])
+def test_resume_is_skipping(manifest: Manifest, start: int) -> None:
+    assert_all_same(draw(manifest, CONFIG, steps=6)[start:], draw(manifest, CONFIG, steps=6, start_step=start))
+
+
+@pytest.mark.parametrize("cache_gb", [1.0, 0.0002])
+@pytest.mark.parametrize("size", [12, 40])
+def test_cache_changes_nothing(manifest: Manifest, cache_gb: float, size: int) -> None:
+    """With room for all and with room for some; shrunk (12 / sqrt(.5) < 48) and not."""
+    from dataclasses import replace
+
+    plain = replace(CONFIG, size=size)
+    cached = clips(manifest, replace(plain, cache_gb=cache_gb), batch_size=8, seed=3, steps=5)
+    assert_all_same(draw(manifest, plain, steps=5), list(cached))
+
+
+def test_cached_videos_are_not_read_again(copy: Path) -> None:
+    manifest = Manifest.load(copy)
+    batches = clips(manifest, DataConfig(frames=2, size=24, cache_gb=1), batch_size=12, seed=0, steps=3)
+    next(batches)
+    for shard in copy.glob("*.tar"):
+        shard.unlink()
+    assert len(list(batches)) == 2 and not batches.skipped
+
+
+def test_randomness_is_ours_alone(manifest: Manifest) -> None:
+    torch.manual_seed(0)
+    before = torch.get_rng_state()
+    draw(manifest, CONFIG, steps=1)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_bad_samples_are_replaced_and_listed(copy: Path) -> None:
+    manifest = damage(copy, [4])
+
+    def run(workers: int, **more: int) -> tuple[list[Clip], Clips]:
+        config = DataConfig(frames=2, fps=4, size=24, workers=workers)
+        batches = clips(manifest, config, **{"batch_size": 12, "seed": 1, "steps": 3, **more})
+        return list(batches), batches
+
+    batches, loader = run(0)
+    assert [s.key for s in loader.skipped] == ["episode_000004"] * 3  # once an epoch
+    assert loader.skipped[0].shard == manifest.samples[4].shard and "sha256" in loader.skipped[0].reason
+    for batch in batches:
+        ids = batch.sample_id.tolist()
+        assert len(ids) == 12 and 4 not in ids and len(set(ids)) == 11
+    epoch_0 = [order(0, slot, seed=1, samples=12, batch_size=12)[1] for slot in range(12)]
+    place = epoch_0.index(4)
+    assert batches[0].sample_id[place] == epoch_0[(place + 1) % 12]  # the next one stands in
+    again, loader2 = run(2)
+    assert_all_same(batches, again)
+    assert loader2.skipped == loader.skipped
+    resumed, loader3 = run(0, start_step=1)
+    assert_all_same(batches[1:], resumed)
+    assert loader3.skipped == loader.skipped[1:]
+
+
+def test_too_many_bad_samples_stop_the_run(copy: Path) -> None:
+    manifest = damage(copy, [4, 7])
+    batches = clips(manifest, CONFIG, batch_size=12, seed=1, steps=100)
+    with pytest.raises(DataError, match=r"of the last \d+ samples cannot be read \(limit 5%\)") as error:
+        list(batches)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_all_bad_stops_at_once(copy: Path, workers: int) -> None:
+    manifest = damage(copy, range(12))
+    config = DataConfig(frames=2, size=24, workers=workers)
+    with pytest.raises(DataError, match="12 samples in a row cannot be read") as error:
+        next(clips(manifest, config, batch_size=4, seed=0, steps=9))
+    assert "\n" not in str(error.value)
+
+
+def test_episodes_are_whole_and_in_order(manifest: Manifest, make: SimpleNamespace) -> None:
+    found = list(episodes(manifest, 16))
+    assert [e.id for e in found] == list(range(12))
+    for episode, entry in zip(found, manifest.samples, strict=True):
+        assert episode.frames.shape == (entry.frames, 3, 16, 16) and episode.frames.dtype == torch.uint8
+        assert make.numbers(episode.frames).tolist() == list(range(entry.frames))
+        assert len(episode.arrays["actions"]) == entry.frames - 1
+
+
+def test_episodes_name_what_cannot_be_read(copy: Path) -> None:
+    with pytest.raises(DataError, match="episode_000001"):
+        list(episodes(damage(copy, [1]), 16))
+
+
+def test_wide_videos_are_cut_to_the_centre(tmp_path: Path, make: SimpleNamespace) -> None:
+    (tmp_path / "raw").mkdir()
+    (tmp_path / "raw" / "wide.mp4").write_bytes(make.video(4, 96, 48, noise=True))
+    pack("folder", tmp_path / "raw", tmp_path / "out")
+    manifest = Manifest.load(tmp_path / "out")
+    episode = next(episodes(manifest, 48))
+    clip = draw(manifest, PLAIN, batch_size=1, steps=1)[0]  # its square does not fit, so the centre is taken
+    assert torch.equal(clip.frames[0], episode.frames)
+
+
+def test_config_from_presets() -> None:
+    from omegaconf import OmegaConf
+
+    given = OmegaConf.merge(OmegaConf.structured(DataConfig), {"crop_scale": [0.5, 1], "frames": 4})
+    config = OmegaConf.to_object(given)
+    assert isinstance(config, DataConfig) and config.crop_scale == (0.5, 1.0)
+
+
+def test_errors(manifest: Manifest) -> None:
+    with pytest.raises(DataError, match="batch size 9 does not divide over 2 processes"):
+        clips(manifest, CONFIG, batch_size=9, seed=0, steps=1, world=2)
+    with pytest.raises(DataError, match="crop_scale"):
+        DataConfig(crop_scale=(0.9, 0.5))
+    with pytest.raises(DataError, match="frames and size"):
+        DataConfig(frames=0)

@@ -1,0 +1,107 @@
+"""Post-training end to end on tiny shards: resume, the random-init control, loading, and honest open-loop figures."""
+
+import pytest
+import torch
+
+from jepa import pretrain
+from jepa.checkpoint import CheckpointError
+from jepa.config import ConfigError, load_config
+from jepa.logs import read
+from jepa.models.encoder import encode_frames
+from jepa.open_loop import open_loop
+from jepa.posttrain import PosttrainConfig, run, windows
+from jepa.runs import load_encoder, load_world, weights_sha256
+from jepa.worlds.base import Sequence, Step, WorldModel
+
+SMALL = ["world.predictor.width=24", "world.predictor.depth=1", "world.predictor.heads=2", "batch_size=4"]
+
+
+@pytest.fixture(scope="module")
+def encoder_run(tmp_path_factory, moving_square, tiny_pretrain):
+    out = tmp_path_factory.mktemp("encoder")
+    values = [f"out={out}", f"data.shards={moving_square}", *tiny_pretrain]
+    pretrain.run(load_config(pretrain.PretrainConfig, "pretrain", "debug", values))
+    return out
+
+
+def config_of(out, shards, encoder, *more):
+    values = [f"out={out}", f"encoder={encoder}", f"shards={shards}", f"heldout={shards}", *SMALL, *more]
+    return load_config(PosttrainConfig, "posttrain", "debug", values)
+
+
+def test_an_interrupted_run_resumes_to_the_same_losses(tmp_path, moving_square, encoder_run, monkeypatch):
+    run(config_of(tmp_path / "whole", moving_square, encoder_run))
+    taken = []
+
+    def interrupted(data, frames, batch, key, rank, world):
+        taken.append(key)
+        if len(taken) == 5:  # the checkpoint of step 3 is there
+            raise KeyboardInterrupt
+        return windows(data, frames, batch, key, rank, world)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("jepa.posttrain.windows", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            run(config_of(tmp_path / "cut", moving_square, encoder_run))
+    run(config_of(tmp_path / "cut", moving_square, encoder_run))
+    assert read(tmp_path / "cut" / "log.jsonl") == read(tmp_path / "whole" / "log.jsonl")
+    assert len(read(tmp_path / "whole" / "log.jsonl")) == 7
+
+
+def test_a_loaded_world_predicts_what_was_trained(tmp_path, moving_square, encoder_run):
+    run(config_of(tmp_path, moving_square, encoder_run))
+    encoder, world = load_world(tmp_path)
+    assert weights_sha256(encoder) == weights_sha256(load_encoder(encoder_run))
+    frames = torch.randint(0, 256, (2, 1, 3, 32, 32), dtype=torch.uint8)
+    state = world.observe(None, encode_frames(encoder, frames), torch.zeros(2, 1, 7))
+    moved = world.features(world.step(state, torch.full((2, 7), 0.05)).state)
+    assert moved.shape == (2, 16, 32) and not torch.equal(moved, world.features(state))
+
+
+def test_the_control_has_the_same_shape_and_other_weights(tmp_path, moving_square, encoder_run):
+    run(config_of(tmp_path / "ours", moving_square, encoder_run))
+    run(config_of(tmp_path / "control", moving_square, encoder_run, "weights=random"))
+    (ours, _), (control, _) = load_world(tmp_path / "ours"), load_world(tmp_path / "control")
+    assert ours.config == control.config and weights_sha256(ours) != weights_sha256(control)
+
+
+def test_mistakes_are_one_line(tmp_path, moving_square, encoder_run):
+    with pytest.raises(CheckpointError, match="no run at"):
+        run(config_of(tmp_path / "a", moving_square, tmp_path / "nowhere"))
+    with pytest.raises(ConfigError, match="'noise' is neither"):
+        run(config_of(tmp_path / "b", moving_square, encoder_run, "weights=noise"))
+    with pytest.raises(CheckpointError, match="not a post-training run"):
+        load_world(encoder_run)
+
+
+class Shift(WorldModel):
+    """A world whose truth is known: every token moves by the first action; `use` is how much of it is believed."""
+
+    def __init__(self, use: float) -> None:
+        super().__init__()
+        self.use = use
+
+    def observe(self, state, tokens, proprio=None, actions=None):
+        return {"x": tokens[:, -1]}
+
+    def step(self, state, action, generator=None):
+        return Step({"x": state["x"] + self.use * action[:, None, :1]})
+
+    def features(self, state):
+        return state["x"]
+
+
+def shifting(rows=64, frames=9):
+    rng = torch.Generator().manual_seed(0)
+    actions = torch.randn(rows, frames - 1, 7, generator=rng)
+    path = torch.cat((torch.zeros(rows, 1), actions[..., 0].cumsum(1)), dim=1)
+    return Sequence(path[..., None, None].expand(-1, -1, 3, 2), actions, torch.zeros(rows, frames, 7))
+
+
+def test_open_loop_figures_of_worlds_whose_quality_is_known():
+    blind = open_loop(Shift(0.0), shifting())
+    assert blind == pytest.approx({"skill@1": 0, "shuffle@1": 1, "skill@4": 0, "shuffle@4": 1}, abs=1e-6)
+    half = open_loop(Shift(0.5), shifting())
+    assert half["skill@1"] == pytest.approx(0.5, abs=1e-4) and half["skill@4"] == pytest.approx(0.5, abs=1e-4)
+    assert half["shuffle@1"] > 1.5
+    assert open_loop(Shift(-1.0), shifting())["skill@1"] == pytest.approx(-1, abs=1e-4)
