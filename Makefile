@@ -15,8 +15,9 @@ OPENGL_PACKAGES := libegl1 libgl1-mesa-dri
 
 # The public boundary: what other code is written against.
 TYPED := \
-	jepa.masks.base jepa.objectives.base jepa.worlds.base jepa.runs jepa.training \
-	jepa.data.clip jepa.data.errors jepa.data.index jepa.data.loader jepa.data.order jepa.data.sources.base \
+	jepa.checkpoint jepa.config jepa.optim jepa.runs jepa.training jepa.models.encoder \
+	jepa.masks.base jepa.objectives.base jepa.worlds.base jepa.data.sources.base \
+	jepa.data.clip jepa.data.errors jepa.data.index jepa.data.loader jepa.data.order jepa.data.pack \
 	jepa.planning.envs.base jepa.planning.goals jepa.planning.planners.base jepa.probes.kinds.base
 
 define OPENGL_CHECK

@@ -158,12 +158,12 @@ def _check_arrays(arrays: dict[str, np.ndarray], frames: int, promised: Spec) ->
 
 def _complete(promised: Spec, lines: list[dict[str, Any]]) -> Spec:
     """The promise with what the packed videos turned out to be."""
-    same = {name: {line[name] for line in lines} for name in ("fps", "width", "height")}
-    return replace(
-        promised,
-        samples=len(lines),
-        **{name: values.pop() if len(values) == 1 else None for name, values in same.items()},
-    )
+
+    def common(name: str) -> Any:
+        values = {line[name] for line in lines}
+        return values.pop() if len(values) == 1 else None
+
+    return replace(promised, samples=len(lines), fps=common("fps"), width=common("width"), height=common("height"))
 
 
 def _write_json_lines(path: Path, lines: list[dict[str, Any]]) -> None:

@@ -30,7 +30,7 @@ def save(run: Path, step: int, model: nn.Module, optimizer: torch.optim.Optimize
     partial = folder.with_suffix(".partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
-    names = {p: name for name, p in model.named_parameters()}
+    names: dict[Tensor, str] = {p: name for name, p in model.named_parameters()}
     moments = {
         f"{names[p]}/{key}": value.detach().clone().contiguous()
         for p, state in optimizer.state.items()
@@ -158,9 +158,3 @@ def _sync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-def __getattr__(name: str) -> Any:  # TEMPORARY while helpers still import these from here
-    import jepa.runs
-
-    return getattr(jepa.runs, name)

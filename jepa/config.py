@@ -50,7 +50,7 @@ def load_config(schema: type[T], group: str, name: str, overrides: Sequence[str]
     Raises:
         ConfigError: unknown preset, key or plugin; wrong type; missing value.
     """
-    given = _read(group, name, ())
+    given: Any = _read(group, name, ())
     try:
         given = OmegaConf.merge(given, OmegaConf.from_dotlist(list(overrides)))
     except (OmegaConfBaseException, ValueError) as error:
@@ -110,9 +110,10 @@ def _typed(schema: type[T], given: Any, where: str) -> T:
         raise ConfigError(f"{where}: {_explain(error)}") from error
     values = {f.name: getattr(typed, f.name) for f in dataclasses.fields(schema)}  # type: ignore[arg-type]
     for name, field in plugins.items():
-        node = {**values[name], **(OmegaConf.to_container(given[name]) if name in given else {})}
-        if name in given and given[name].get("type", values[name]["type"]) != values[name]["type"]:
-            node = dict(OmegaConf.to_container(given[name]))  # another type: the default's values do not apply
+        own_node: Any = OmegaConf.to_container(given[name]) if name in given else {}
+        node = {**values[name], **own_node}
+        if node["type"] != values[name]["type"]:
+            node = own_node  # another type: the default's values do not apply
         kind = node.pop("type")
         choices = plugin_names(field.metadata["plugins"])
         if kind not in choices:

@@ -5,12 +5,13 @@ import os
 import subprocess
 import sys
 import time
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from omegaconf import MISSING
 
-from jepa.config import load_config
+from jepa.config import ConfigError, load_config
 from jepa.logs import console
 
 
@@ -36,7 +37,7 @@ class Stage:
 def stages(out: Path, config: DemoConfig) -> list[Stage]:
     """The verbs from video to report, in order, with the folders that link them."""
     jepa = (sys.executable, "-m", "jepa")
-    launch = (sys.executable, "-m", "accelerate.commands.accelerate_cli", "launch", "--quiet", "--cpu", "-m", "jepa")
+    launch = (sys.executable, "-m", "accelerate.commands.launch", "--quiet", "-m", "jepa")  # `accelerate launch`
     name = config.preset
 
     def collect(split: str, episodes: int, seed: int) -> tuple[str, ...]:
@@ -75,7 +76,7 @@ def stages(out: Path, config: DemoConfig) -> list[Stage]:
             "plan",
             (
                 (
-                    *(*jepa, "plan", name, f"out={out}", f"world={out / 'posttrain'}"),
+                    *(*jepa, "plan", name, f"out={out / 'plan'}", f"world={out / 'posttrain'}"),
                     f"control={out / 'posttrain_random'}",
                 ),
             ),
@@ -85,10 +86,14 @@ def stages(out: Path, config: DemoConfig) -> list[Stage]:
 
 
 def run(out: Path, preset: str) -> None:
-    """Run every stage that is not done; `out/stages.json` says which are, and how long they took."""
+    """Run every stage that is not done; `out/stages.json` says which are, and how long they took.
+
+    Raises:
+        ConfigError: the folder was begun with another preset or config.
+    """
     config = load_config(DemoConfig, "demo", preset)
+    claim(out, preset, config)
     ledger = out / "stages.json"
-    out.mkdir(parents=True, exist_ok=True)
     seconds: dict[str, float] = json.loads(ledger.read_text()) if ledger.is_file() else {}
     todo = stages(out, config)
     for number, stage in enumerate(todo, start=1):
@@ -100,10 +105,35 @@ def run(out: Path, preset: str) -> None:
         start = time.monotonic()
         _run_side_by_side(stage)
         seconds[stage.name] = round(time.monotonic() - start, 1)
-        partial = ledger.with_suffix(".partial")
-        partial.write_text(json.dumps(seconds, indent=1))
-        partial.replace(ledger)
+        _write(ledger, seconds)
     console.print(f"[bold green]all done[/] in {sum(seconds.values()):.0f} s: {out / 'report.html'}")
+
+
+def claim(out: Path, preset: str, config: DemoConfig) -> None:
+    """Write OUT/demo.json, which says what the folder is made with.
+
+    Raises:
+        ConfigError: it was begun with another preset or config.
+    """
+    path = out / "demo.json"
+    ours: dict[str, Any] = {"preset": preset, "config": asdict(config)}
+    if path.is_file():
+        begun = json.loads(path.read_text())
+        if begun["preset"] != preset:
+            raise ConfigError(f"{out} was begun with preset {begun['preset']}, not {preset}; name another folder")
+        old, new = begun["config"], ours["config"]
+        if changed := [f"{k} {old.get(k)}, now {new.get(k)}" for k in old | new if old.get(k) != new.get(k)]:
+            raise ConfigError(f"{out} was begun with another config ({changed[0]}); name another folder")
+        return
+    out.mkdir(parents=True, exist_ok=True)
+    _write(path, ours)
+
+
+def _write(path: Path, contents: Any) -> None:
+    """Whole or not at all."""
+    partial = path.with_suffix(".partial")
+    partial.write_text(json.dumps(contents, indent=1))
+    partial.replace(path)
 
 
 def _run_side_by_side(stage: Stage) -> None:

@@ -32,7 +32,8 @@ def learning_rate(config: OptimConfig, step: int, total: int) -> float:
 
 def build_adamw(named: Iterable[tuple[str, nn.Parameter]], config: OptimConfig) -> torch.optim.AdamW:
     """AdamW; biases and one-dimensional parameters (norms) are not decayed, mask tokens are, as in the reference."""
-    decayed, free = [], []
+    decayed: list[nn.Parameter] = []
+    free: list[nn.Parameter] = []
     for name, parameter in named:
         (free if name.endswith("bias") or parameter.ndim == 1 else decayed).append(parameter)
     groups = [

@@ -1,21 +1,22 @@
 """One self-contained HTML file about a run: data, training, probes, world model, planning, and how to repeat it."""
 
+import contextlib
 import importlib.metadata
-import json
 import platform
 import shlex
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 from jepa import report_html as page
 from jepa import report_pretrain
 from jepa import report_results as results
 from jepa.checkpoint import CheckpointError
-from jepa.config import ConfigError, load_config, preset_names
+from jepa.config import ConfigError, from_dict
 from jepa.data.errors import DataError
 from jepa.demo import DemoConfig, stages
 from jepa.logs import console
-from jepa.report_files import NotRunError, last, pretrain_folder, read_json, read_log, shards
+from jepa.report_files import NotRunError, last, pretrain_folder, read_json, read_log
 
 HEADLINE = (("attentive", "tokens"), ("regression", "pooled"))  # the probes that the summary speaks of
 PACKAGES = ("openjepa", "torch", "accelerate", "numpy", "scikit-learn", "matplotlib", "decord2", "av", "mujoco")
@@ -145,14 +146,7 @@ def _timing(run: Path) -> str:
 
 def provenance(run: Path) -> str:
     """Command lines, seeds, configs, versions."""
-    found = {
-        "pretrain": pretrain_folder(run) / "config.json",
-        "probe": run / "probe" / "probe.json",
-        **{folder: run / folder / "config.json" for folder, _ in results.WORLDS.values()},
-        "plan": run / "plan" / "results.json",
-    }
-    configs = {name: json.loads(path.read_text()) for name, path in found.items() if path.is_file()}
-    configs = {name: values.get("config", values) for name, values in configs.items()}
+    configs = _configs(run)
     seeds = ", ".join(f"{name} {values['seed']}" for name, values in configs.items())
     versions = [f"Python {platform.python_version()}", *(f"{name} {_version(name)}" for name in PACKAGES)]
     return (
@@ -165,25 +159,32 @@ def provenance(run: Path) -> str:
     )
 
 
+def _configs(run: Path) -> dict[str, dict[str, Any]]:
+    """The config of every part that is there."""
+    found = {
+        "pretrain": pretrain_folder(run) / "config.json",
+        "probe": run / "probe" / "probe.json",
+        **{folder: run / folder / "config.json" for folder, _ in results.WORLDS.values()},
+        "plan": run / "plan" / "results.json",
+    }
+    configs = {}
+    for name, path in found.items():
+        with contextlib.suppress(NotRunError):  # its own section says what is wrong
+            values = read_json(path, name)
+            configs[name] = values.get("config", values)
+    return configs
+
+
 def _commands(run: Path) -> str:
-    """The command lines of the demo preset whose sizes and steps are those of this folder."""
-    for name in preset_names("demo"):
-        config = load_config(DemoConfig, "demo", name)
-        if _made_by(run, config):
-            lines = [_shown(c) for stage in stages(run, config) for c in stage.commands]
-            intro = f"`jepa demo {run} --preset={name}` runs these, one after the other:"
-            return page.paragraph(intro) + page.commands(lines)
-    return page.paragraph("The verbs were run one by one; their configs follow, and hold every setting.")
-
-
-def _made_by(run: Path, config: DemoConfig) -> bool:
-    try:
-        counts = tuple(len(shards(run, split)) for split in ("train", "heldout"))
-        steps = read_json(run / "pretrain" / "config.json", "pretrain")["loop"]["steps"]
-    except (NotRunError, DataError):
-        return False
-    wanted = load_config(report_pretrain.PretrainConfig, "pretrain", config.preset, [f"out={run}"]).loop.steps
-    return counts == (config.collect_train, config.collect_heldout) and steps == wanted
+    """The command lines of the demo that made this folder."""
+    made = run / "demo.json"
+    if not made.is_file():
+        return page.paragraph("The verbs were run one by one; their configs follow, and hold every setting.")
+    told = read_json(made, "demo")
+    config = from_dict(DemoConfig, told["config"], str(made))
+    lines = [_shown(c) for stage in stages(run, config) for c in stage.commands]
+    intro = f"`jepa demo {run} --preset={told['preset']}` runs these, one after the other:"
+    return page.paragraph(intro) + page.commands(lines)
 
 
 def _shown(command: Sequence[str]) -> str:

@@ -44,8 +44,8 @@ def curves(panels: Sequence[Panel], height: float = 3.0) -> Any:
         for i, line in enumerate(panel.lines):
             over = 10 - i  # the first on top: it is ours
             dot = "o" if len(line.x) == 1 else None  # a line through one point would not be seen
-            style = {"color": line.colour, "linestyle": line.style, "marker": dot}
-            axes.plot(line.x, line.y, label=line.label, linewidth=1.6, zorder=over, **style)
+            (drawn,) = axes.plot(line.x, line.y, line.style, color=line.colour, label=line.label, marker=dot)
+            drawn.set(linewidth=1.6, zorder=over)
             if line.band:
                 axes.fill_between(line.x, *line.band, color=line.colour, alpha=0.15, linewidth=0)
         for style, (label, y) in zip(("--", ":", "-."), panel.levels.items(), strict=False):

@@ -16,7 +16,7 @@ STYLE = """
 @media (prefers-color-scheme: dark) { :root { --ink: #e4e6e7; --soft: #9fabb1; --page: #15191b; --card: #1d2326;
   --line: #343d41; --accent: #7fbde0; } }
 * { box-sizing: border-box; }
-body { margin: 0 auto; padding: 2rem 1.25rem 5rem; max-width: 66rem; background: var(--page); color: var(--ink);
+body { margin: 0 auto; padding: 2rem 1.25rem 5rem; max-width: 74rem; background: var(--page); color: var(--ink);
   font: 16px/1.55 system-ui, -apple-system, "Segoe UI", Roboto, "DejaVu Sans", sans-serif; }
 h1 { font-size: 1.9rem; line-height: 1.2; margin: 0 0 .2rem; }
 h2 { font-size: 1.3rem; margin: 3rem 0 .6rem; padding-top: .8rem; border-top: 1px solid var(--line); }
@@ -32,7 +32,7 @@ a { color: var(--accent); text-decoration: none; }
 table { border-collapse: collapse; font-size: .84rem; font-variant-numeric: tabular-nums; }
 th, td { padding: .3rem .55rem; text-align: right; border-bottom: 1px solid var(--line); white-space: nowrap; }
 thead th { color: var(--soft); font-weight: 600; white-space: normal; vertical-align: bottom; }
-th.left, td.left { text-align: left; }
+th.left, td.left { text-align: left; white-space: normal; }
 tr.marked td { font-weight: 650; }
 tr.rule td { border-top: 2px solid var(--line); }
 .strips th { text-align: left; font-weight: 500; }
@@ -44,7 +44,8 @@ img.pixels { image-rendering: pixelated; }
 .strips img { display: block; max-width: none; }
 .films { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 28rem), 1fr)); gap: 1.2rem; }
 .films figure { margin: 0; }
-.swatch { display: inline-block; width: .8em; height: .8em; border-radius: 2px; margin: 0 .3em 0 .8em; }
+.films img.plot { max-height: 17rem; width: auto; }
+.swatch { display: inline-block; width: .8em; height: .8em; border-radius: 2px; margin-right: .3em; }
 details { margin: .5rem 0; } summary { cursor: pointer; }
 pre { background: var(--card); border: 1px solid var(--line); border-radius: 6px; padding: .7rem .9rem;
   overflow-x: auto; font-size: .8rem; line-height: 1.45; }
@@ -138,7 +139,7 @@ def side_by_side(images: np.ndarray) -> np.ndarray:
 def legend(colours: dict[str, str]) -> str:
     """Names with their colours."""
     items = (f'<span class="swatch" style="background:{c}"></span>{html.escape(name)}' for name, c in colours.items())
-    return f'<p class="soft">{"".join(items)}</p>'
+    return f'<p class="soft">{"&emsp;".join(items)}</p>'
 
 
 def folded(title: str, values: Any) -> str:

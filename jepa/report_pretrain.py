@@ -182,10 +182,10 @@ def _pca_colours(encoder: Encoder, clip: Clip) -> tuple[np.ndarray, float]:
 
 
 def _tint(frames: np.ndarray, kind: np.ndarray, patch: int, tubelet: int) -> np.ndarray:
-    """Frames (T, h, w, 3) with their tokens (t, rows, columns) of kind 0, 1, 2 in the colours of TOKENS."""
+    """Grey frames (T, h, w, 3) with their tokens (t, rows, columns) of kind 0, 1, 2 in the colours of TOKENS."""
     rgb = np.array([[int(c[i : i + 2], 16) for i in (1, 3, 5)] for c in TOKENS.values()])
     colours = repeat(rgb[kind], "t r c rgb -> (t tt) (r p) (c q) rgb", tt=tubelet, p=patch, q=patch)
-    return (0.45 * frames + 0.55 * colours).astype(np.uint8)
+    return (0.5 * frames.mean(-1, keepdims=True) + 0.5 * colours).astype(np.uint8)
 
 
 def _config(run: Path) -> PretrainConfig:

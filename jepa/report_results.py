@@ -32,7 +32,14 @@ def probes(run: Path) -> str:
         title = of_probe["pretrained"]["title"]
         name = f"{c['probe']} ({c['view']})"
         rows.append(
-            [f"{title}, {metric(c['metric'])}", name, spread(chance) if chance else "", *cells, change, c["verdict"]]
+            [
+                f"{title}, {metric(c['metric'])}",
+                name,
+                number(chance["mean"]) if chance else "",
+                *cells,
+                change,
+                c["verdict"],
+            ]
         )
     head = ["task, metric", "probe", "chance", "pixels", "random init", "pre-trained", "difference", "verdict"]
     n, seeds = result["episodes"], result["config"]["seeds"]
@@ -155,8 +162,8 @@ def planning(run: Path) -> str:
     ]
     text = (
         "Closed loop from a goal image, the same frozen goals and decision limit for every row. Intervals are "
-        "Wilson's, p is McNemar's exact test on the goals that both rows ran, distances are means. Seconds are of one episode's "
-        "decision, with episodes planned in batches, and without rendering and physics."
+        "Wilson's, p is McNemar's exact test on the goals that both rows ran, distances are means. Seconds are of one "
+        "episode's decision, with episodes planned in batches, and without rendering and physics."
     )
     omitted = "".join(page.absent(f"row {row}: {reason}") for row, reason in result["omitted"].items())
     panels = [_distance_panel(folder, result, task) for task in dict.fromkeys(r["task"] for r in result["rows"])]
@@ -187,12 +194,15 @@ def bounds(rate: dict[str, float]) -> str:
 
 
 def number(value: float | None, sign: str = "") -> str:
-    return "n/a" if value is None else f"{value:{sign}.3f}".replace("-", "−")
+    """A figure with three decimals, one where it is large."""
+    if value is None:
+        return "n/a"
+    return f"{value:{sign}.{3 if abs(value) < 10 else 1}f}".replace("-", "−")
 
 
 def spread(row: dict[str, Any]) -> str:
     low, high = row["t95"]
-    return number(row["mean"]) + (f" ± {(high - low) / 2:.3f}" if None not in (low, high) else "")
+    return number(row["mean"]) + (f" ± {number((high - low) / 2)}" if None not in (low, high) else "")
 
 
 def metric(name: str) -> str:

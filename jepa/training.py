@@ -64,6 +64,7 @@ def train(
     optimizer = build_adamw(named, config.optim)
     done = _resume(out, trainable, optimizer)
     model, prepared = accelerator.prepare(trainable.to(accelerator.device), optimizer)
+    after_step = getattr(trainable, "after_step", lambda step, total: None)
     lead = accelerator.is_main_process
     with (
         progress_bar(disable=not lead) as bar,
@@ -74,8 +75,7 @@ def train(
         task = bar.add_task(name, total=config.steps, completed=done, figures="")
         for step, batch in enumerate(batches(done), start=done + 1):
             record = _update(accelerator, model, named, prepared, batch.to(accelerator.device), config, step)
-            if hasattr(trainable, "after_step"):
-                trainable.after_step(step, config.steps)
+            after_step(step, config.steps)
             last = step == config.steps
             if log:
                 if step % config.measure_every == 0 or last:

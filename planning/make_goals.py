@@ -12,13 +12,14 @@ import numpy as np
 
 from jepa.planning.envs.base import make
 from jepa.planning.manifest import FORMAT, GoalPair, allow, check, load, pack, position, positions
+from jepa.planning.skills import REACH
 
-DECISIONS = {"reach": 8, "push": 12}  # the limit, the same for every row
+DECISIONS = {"reach": 8, "push": 10}  # the limit, the same for every row
 TOLERANCE = 0.05  # m: success is a final distance of at most this
 CLOSE = 0.03  # m: reported beside it
 DISTANCE = {"reach": (0.14, 0.30), "push": (0.11, 0.20)}  # m
 PUSH_HEIGHT = 0.025  # m, of the fingertips
-ENVIRONMENT = {"name": "tabletop", "variation": 1.0, "num_objects": 1}
+ENVIRONMENT = {"name": "tabletop", "variation": 0.4, "num_objects": 1}
 SEED, COUNT = 0, 60
 
 
@@ -57,7 +58,7 @@ def _reach(env: Any, rng: np.random.Generator, index: int) -> tuple[np.ndarray, 
     start = _new_scene(env, rng)
     pose, objects = env.ee_pose(), _objects(env)
     while True:
-        xyz = rng.uniform([-0.2, -0.2, 0.03], [0.2, 0.2, 0.22])
+        xyz = rng.uniform([-REACH, -REACH, 0.03], [REACH, REACH, 0.19])
         if not low <= np.linalg.norm(xyz - pose[:3]) <= high:
             continue
         env.set_state(start)
@@ -79,7 +80,7 @@ def _push(env: Any, rng: np.random.Generator, index: int) -> tuple[np.ndarray, n
         start = _new_scene(env, rng)
         origin, length = position(env, "push").copy(), rng.uniform(low, high)
         behind, beyond = origin - 0.08 * along, origin + length * along
-        if np.abs([behind, beyond]).max() > 0.2:
+        if np.abs([behind, beyond]).max() > REACH:
             continue
         env.place_ee(np.array([*behind, PUSH_HEIGHT]), closedness=1.0)
         for _ in range(12):

@@ -13,7 +13,7 @@ from jepa.planning.envs.base import PlanningEnv
 SKILLS = ("random", "reach", "push", "grasp", "place")  # label = position in this tuple
 NOISE = 0.01  # m, standard deviation added to every scripted move
 LOW, CLEAR = 0.024, 0.11  # m: heights of the fingertips near the table and above objects
-REACH = 0.21  # m: largest |x| and |y| that skills steer to
+REACH = 0.155  # m: largest |x| and |y| that skills steer to
 Skill = Callable[[PlanningEnv, np.random.Generator], Iterator[np.ndarray]]
 
 
@@ -38,7 +38,7 @@ def explore(env: PlanningEnv, rng: np.random.Generator) -> Iterator[np.ndarray]:
 
 def reach(env: PlanningEnv, rng: np.random.Generator) -> Iterator[np.ndarray]:
     """Go to a random point of the workspace with a random gripper."""
-    goal = np.array([*rng.uniform(-REACH, REACH, 2), rng.uniform(LOW, 0.22)])
+    goal = np.array([*rng.uniform(-REACH, REACH, 2), rng.uniform(LOW, 0.19)])
     yield from _go(env, rng, goal, float(rng.random() < 0.5), speed=rng.uniform(0.6, 1.0))
     yield _move(env, rng, goal, 1.0, 1.0)
 
@@ -81,11 +81,11 @@ def grasp(env: PlanningEnv, rng: np.random.Generator) -> Iterator[np.ndarray]:
 
 def place(env: PlanningEnv, rng: np.random.Generator) -> Iterator[np.ndarray]:
     """Carry what the gripper holds to a random spot, put it down, let go, retreat upwards."""
-    spot = rng.uniform(-0.16, 0.16, 2)
+    spot = rng.uniform(-0.12, 0.12, 2)
     yield from _go(env, rng, np.array([*spot, max(env.ee_pose()[2], 0.08)]), 1.0, speed=rng.uniform(0.6, 1.0))
     yield from _go(env, rng, np.array([*spot, LOW]), 1.0, noise=0.5 * NOISE)
     yield _move(env, rng, env.ee_pose()[:3], 0.0, 1.0, 0.0)
-    yield from _go(env, rng, np.array([*env.ee_pose()[:2], 0.16]), 0.0)
+    yield from _go(env, rng, np.array([*env.ee_pose()[:2], 0.15]), 0.0)
 
 
 def holding(env: PlanningEnv) -> bool:

@@ -69,11 +69,11 @@ def sample_look(rng: np.random.Generator, variation: float, num_objects: int) ->
     look["light_level"] = near(0.55, 0.4, 0.75)
     look["ambient_level"] = near(0.45, 0.3, 0.55)
     look["camera_pos"] = near([0.0, -0.62, 1.01], [-0.03, -0.65, 0.98], [0.03, -0.59, 1.04])
-    look["camera_target"] = near([0.0, 0.055, 0.05], [-0.01, 0.045, 0.05], [0.01, 0.065, 0.05])
+    look["camera_target"] = near([0.0, 0.07, 0.06], [-0.01, 0.06, 0.06], [0.01, 0.08, 0.06])
     shown = rng.integers(DISTRACTORS + 1)
     for i in range(DISTRACTORS):  # along the edge, outside the reach of the arm
         size = rng.uniform(0.012, 0.025, 3)
-        edge, along = rng.uniform(0.275, 0.295), rng.uniform(-0.27, 0.27)
+        edge, along = rng.uniform(0.215, 0.235), rng.uniform(-0.21, 0.21)
         side = int(rng.integers(3))  # left, right, back: in front they would hide the table
         x, y = ((-edge, along), (edge, along), (along, edge + 0.03))[side]
         look["distractor_shape"][i] = rng.integers(len(_SHAPES))

@@ -3,7 +3,7 @@
 TIMESTEP = 0.005  # s
 MAX_OBJECT = 0.030  # m, largest half-size; geoms are compiled at it, so that bounding volumes stay valid
 FINGER_TRAVEL = 0.043  # m each finger slides from open to closed
-TABLE_HALF = 0.285  # m
+TABLE_HALF = 0.225  # m
 DISTRACTORS = 3
 MATERIALS = ("plain", "checks", "squares", "fade", "speckle", "grid")
 
@@ -42,7 +42,7 @@ _HEAD = """
   </default>
   <worldbody>
     <light name="lamp" directional="true" castshadow="false" pos="0 0 1" dir="0 0 -1"/>
-    <camera name="front" pos="0 -0.6 1" fovy="32.5"/>
+    <camera name="front" pos="0 -0.6 1" fovy="28"/>
     <geom name="floor" class="see" type="box" pos="0 0 -0.5" size="3 3 0.02"/>
     <geom name="table" type="box" pos="0 0 -0.02" size="{table} {table} 0.02" contype="1" conaffinity="3"/>
     <geom name="rim_l" class="see" type="box" pos="-{rim} 0 0.008" size="0.006 {table} 0.008"/>
@@ -68,19 +68,19 @@ _ARM = """
         <geom name="shadow" class="see" type="cylinder" pos="0 0 0.0006" size="0.03 0.0005" rgba="0 0 0 .45"/>
         <body name="wrist" gravcomp="1">
           <joint name="z" class="slide" axis="0 0 1"/>
-          <geom name="spindle" class="arm" type="cylinder" pos="0 0 0.25" size="0.011 0.15"/>
+          <geom name="spindle" class="arm" type="cylinder" pos="0 0 0.25" size="0.014 0.13"/>
           <body name="hand" gravcomp="1">
             <joint name="rz" class="hinge" axis="0 0 1"/>
             <joint name="ry" class="hinge" axis="0 1 0"/>
             <joint name="rx" class="hinge" axis="1 0 0"/>
-            <geom name="palm" class="grip" pos="0 0 0.093" size="0.060 0.024 0.018"/>
+            <geom name="palm" class="grip" pos="0 0 0.100" size="0.060 0.034 0.026"/>
             <body name="finger_l" gravcomp="1">
               <joint name="fl" class="slide" axis="1 0 0" range="0 {travel}" limited="true"/>
-              <geom name="pad_l" class="grip" pos="-0.052 0 0.037" size="0.007 0.014 0.037"/>
+              <geom name="pad_l" class="grip" pos="-0.052 0 0.037" size="0.009 0.018 0.037"/>
             </body>
             <body name="finger_r" gravcomp="1">
               <joint name="fr" class="slide" axis="-1 0 0" range="0 {travel}" limited="true"/>
-              <geom name="pad_r" class="grip" pos="0.052 0 0.037" size="0.007 0.014 0.037"/>
+              <geom name="pad_r" class="grip" pos="0.052 0 0.037" size="0.009 0.018 0.037"/>
             </body>
           </body>
         </body>

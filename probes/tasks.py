@@ -54,8 +54,8 @@ def state(clips: ClipSet) -> tuple[Tensor, Tensor]:
 
 
 def object_position(clips: ClipSet) -> tuple[Tensor, Tensor]:
-    """Xyz of the first object at the last frame, metres."""
-    return clips.arrays["object_pos"][:, -1], _all(clips)
+    """Where on the table the first object is at the last frame: xy, metres. Its height hardly ever changes."""
+    return clips.arrays["object_pos"][:, -1, :2], _all(clips)
 
 
 def arrow(clips: ClipSet) -> tuple[Tensor, Tensor]:

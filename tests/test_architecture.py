@@ -46,9 +46,8 @@ def imports(source: str, module: str):
             base = ".".join(module.split(".")[: -node.level]) if node.level else ""
             name = ".".join(part for part in (base, node.module) if part)
             yield from (name, *(f"{name}.{alias.name}" for alias in node.names))
-        elif isinstance(node, ast.Constant) and isinstance(node.value, str):
-            if re.fullmatch(r"jepa(\.\w+)+\.?", node.value):
-                yield node.value.rstrip(".")
+        elif isinstance(node, ast.Constant) and re.fullmatch(r"jepa(\.\w+)+\.?", str(node.value)):
+            yield node.value.rstrip(".")
 
 
 def inside(name: str, *packages: str) -> bool:

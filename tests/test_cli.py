@@ -19,14 +19,14 @@ VERBS = sorted(typer.main.get_command(cli.app).commands)
 
 @pytest.fixture
 def refused(monkeypatch, capsys):
-    """Runs `jepa …` in this process, where it must fail; returns what it printed to stderr."""
+    """Runs `jepa …` in this process, where it must fail; returns what it printed to stderr, without progress bars."""
 
     def call(*arguments):
         monkeypatch.setattr(sys, "argv", ["jepa", *map(str, arguments)])
         with pytest.raises(SystemExit) as ended:
             cli.main()
         assert ended.value.code not in (0, None)
-        return capsys.readouterr().err
+        return "".join(line for line in capsys.readouterr().err.splitlines(keepends=True) if "━" not in line)
 
     return call
 

@@ -58,7 +58,7 @@ def test_mistakes_are_one_line_that_names_them(tmp_path, override, message):
 
 
 def test_unknown_preset_lists_the_known_ones():
-    with pytest.raises(ConfigError, match="there are: .*demo"):
+    with pytest.raises(ConfigError, match=r"there are: .*demo"):
         load_config(PretrainConfig, "pretrain", "nosuch", [])
 
 

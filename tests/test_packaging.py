@@ -139,7 +139,9 @@ def test_a_wrong_command_would_be_noticed(line):
 def test_readme_lists_every_verb_and_names_files_that_exist():
     table = set(re.findall(r"^\| `jepa ([a-z]+)", README, re.MULTILINE))
     assert table == set(VERBS)
-    for name in re.findall(r"\]\(([^):]+)\)", README) + re.findall(r"`((?:configs|planning)/[a-z_/]+(?:\.\w+|/))`", README):
+    for name in re.findall(r"\]\(([^):]+)\)", README) + re.findall(
+        r"`((?:configs|planning)/[a-z_/]+(?:\.\w+|/))`", README
+    ):
         assert (ROOT / name).exists(), name
 
 

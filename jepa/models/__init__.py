@@ -1,5 +1,5 @@
 """Plain nn.Modules: encoder, predictors and what they are made of."""
 
-from jepa.torchvision_ops import make_torchvision_importable
+from jepa.torchvision_ops import declare_missing_operators
 
-make_torchvision_importable()  # before the first `import timm`
+declare_missing_operators()  # before the first `import timm`, also where torch loads no entry points

@@ -52,11 +52,14 @@ class ACPredictor(nn.Module):
         )
         self.predictor_norm = nn.LayerNorm(config.width, eps=1e-6)
         self.predictor_proj = nn.Linear(config.width, embed_dim)
+        if config.residual:
+            self.position = nn.Parameter(sincos_2d(grid, config.width))
+            self.condition = nn.Linear(action_dim + state_dim, config.width)
         init_weights(self, self.predictor_blocks, generator)
         if config.residual:
             nn.init.zeros_(self.predictor_proj.weight)
-            self.position = nn.Parameter(sincos_2d(grid, config.width))
-            self.condition = nn.Linear(action_dim + state_dim, config.width)
+            # As loud as the position table: at 0.02 the action would be a whisper that is long ignored.
+            nn.init.normal_(self.condition.weight, std=(action_dim + state_dim) ** -0.5, generator=generator)
 
     def forward(self, x: Tensor, actions: Tensor, states: Tensor) -> Tensor:
         """x (B,T,N,D), actions (B,T,A), states (B,T,S) -> (B,T,N,D): frame t holds the tokens of frame t+1."""

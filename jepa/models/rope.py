@@ -1,11 +1,7 @@
 """Three-dimensional rotary position embedding (V-JEPA 2, arXiv 2506.09985, §2.1): one table for all blocks."""
 
-from typing import Literal
-
 import torch
 from torch import Tensor
-
-Layout = Literal["tiled", "interleaved"]
 
 
 def positions(ids: Tensor, grid: tuple[int, int, int]) -> Tensor:
@@ -15,13 +11,17 @@ def positions(ids: Tensor, grid: tuple[int, int, int]) -> Tensor:
     return torch.stack((time, rest // width, rest % width), dim=-1)
 
 
-def rope_table(positions: Tensor, head_dim: int, layout: Layout) -> tuple[Tensor, Tensor]:
+def rope_table(positions: Tensor, head_dim: int, layout: str) -> tuple[Tensor, Tensor]:
     """Cosines and sines, each (..., head_dim) fp32, of the positions (..., 3) = (time, height, width).
 
     Each axis turns `a = 2·⌊⌊head_dim/3⌋/2⌋` channels at frequencies 10000^(-2j/a); the channels beyond 3a do
     not turn. `interleaved` gives both members of a channel pair the same frequency. `tiled` repeats the
     frequencies block-wise, so the members differ: not a rotation, but what the released weights were trained with.
+
+    Raises ValueError for another layout.
     """
+    if layout not in ("interleaved", "tiled"):
+        raise ValueError(f"rope_layout is 'interleaved' or 'tiled', not '{layout}'")
     axis_dim = 2 * (head_dim // 3 // 2)
     half = axis_dim // 2
     frequency = 10000.0 ** (-torch.arange(half, device=positions.device, dtype=torch.float32) / half)

@@ -8,7 +8,7 @@ from jepa.data.clip import Clip
 
 
 class Objective(Protocol):
-    """A trainable: `forward(clip) -> (loss, {name: scalar})`; `after_step(step)` follows a real optimiser step."""
+    """A trainable: `forward(clip) -> (loss, {name: scalar})`; `after_step(step, total)` follows each real step."""
 
     encoder: nn.Module
     target_encoder: nn.Module

@@ -1,3 +1,5 @@
+"""Decoding: the right frames in every container, PyAV where decord fails, and nothing fetched from elsewhere."""
+
 from pathlib import Path
 from types import SimpleNamespace
 

@@ -1,3 +1,5 @@
+"""The index: samples come back as they were packed, and damage of any kind is found and named."""
+
 import json
 import shutil
 from pathlib import Path

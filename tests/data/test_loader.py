@@ -1,3 +1,5 @@
+"""Clips: right shapes, frames and arrays, the same for any number of workers and ranks; bad samples are listed."""
+
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -125,6 +127,7 @@ def test_augmentation_changes_from_epoch_to_epoch(manifest: Manifest) -> None:
     assert (first.frames[a] != second.frames[b]).flatten(1).any(1).sum() > 8
 
 
+@pytest.mark.filterwarnings("ignore:This DataLoader will create 4 worker")
 @pytest.mark.parametrize("config", [CONFIG, PLAIN], ids=["augmented", "plain"])
 def test_workers_change_nothing(manifest: Manifest, config: DataConfig) -> None:
     from dataclasses import replace

@@ -1,3 +1,5 @@
+"""The sample order: every sample once an epoch, a function of seed and epoch alone, pinned."""
+
 import pytest
 
 from jepa.data.errors import DataError

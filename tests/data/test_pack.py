@@ -1,3 +1,5 @@
+"""Packing: good files keep their bytes, bad ones are listed with reasons, nothing is lost or half written."""
+
 import json
 import tarfile
 from itertools import pairwise

@@ -1,3 +1,5 @@
+"""Transforms: ImageNet statistics, crops inside the image, and random numbers by seed, epoch and sample."""
+
 import numpy as np
 import pytest
 import torch

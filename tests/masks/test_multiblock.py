@@ -68,7 +68,7 @@ def test_targets_lie_in_tubes():
 
 
 def test_impossible_shares_are_refused():
-    with pytest.raises(ConfigError, match="masks.short"):
+    with pytest.raises(ConfigError, match=r"masks\.short"):
         build(Config(short=BlockConfig(context_keep=0.6, target_keep=0.6)), 0)
     with pytest.raises(ConfigError, match="shirt"):
         from jepa.pretrain import PretrainConfig
