@@ -19,10 +19,11 @@ from jepa.logs import console
 class DemoConfig:
     """What the verbs get that is not in their own presets of the same name."""
 
-    collect_train: int = 340
-    collect_heldout: int = 60
-    steps: int = 32
+    collect_train: int = 480
+    collect_heldout: int = 80
+    steps: int = 24
     size: int = 64
+    variation: float = 0.4  # of the looks of scenes, as in the shipped goals
     preset: str = MISSING
 
 
@@ -42,7 +43,7 @@ def stages(out: Path, config: DemoConfig) -> list[Stage]:
 
     def collect(split: str, episodes: int, seed: int) -> tuple[str, ...]:
         flags = (f"--episodes={episodes}", f"--steps={config.steps}", f"--size={config.size}", f"--seed={seed}")
-        return (*jepa, "collect", str(out / "episodes" / split), *flags)
+        return (*jepa, "collect", str(out / "episodes" / split), *flags, f"--variation={config.variation}")
 
     def pack(split: str) -> tuple[str, ...]:
         return (*jepa, "pack", "collected", str(out / "episodes" / split), str(out / "shards" / split), "--overwrite")

@@ -14,7 +14,7 @@ from jepa.planning.envs.base import make
 from jepa.planning.manifest import FORMAT, GoalPair, allow, check, load, pack, position, positions
 from jepa.planning.skills import REACH
 
-DECISIONS = {"reach": 8, "push": 10}  # the limit, the same for every row
+DECISIONS = {"reach": 8, "push": 8}  # the limit, the same for every row
 TOLERANCE = 0.05  # m: success is a final distance of at most this
 CLOSE = 0.03  # m: reported beside it
 DISTANCE = {"reach": (0.14, 0.30), "push": (0.11, 0.20)}  # m

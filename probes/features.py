@@ -37,15 +37,16 @@ def cached_tokens(cache: Path, encoder: Encoder, clips_file: Path, frames: Tenso
     """`encode`, unless its result is in the folder `cache` already.
 
     `frames` (B, T, 3, h, w) must be determined by the clips file, whose name stands for data, clip spec and seed,
-    and by `part`; the weights are hashed here.
+    and by `part`; the weights are hashed here. Kept in half precision, which is what comes back the first time
+    too: outputs of a LayerNorm lose nothing that a probe could see.
     """
     key = digest(weights_sha256(encoder), clips_file.name, part)
     path = cache / f"tokens-{key}.safetensors"
     known = read_cache(path, key)
     if known is None:
-        known = {"tokens": encode(encoder, frames)}
+        known = {"tokens": encode(encoder, frames).half()}
         write_cache(path, key, known)
-    return known["tokens"]
+    return known["tokens"].float()
 
 
 def pixel_tokens(frames: Tensor, patch: int, tubelet: int) -> Tensor:

@@ -4,7 +4,6 @@ import math
 from typing import Any
 
 import numpy as np
-from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
@@ -92,23 +91,23 @@ def _number(value: float) -> float | None:
 
 def show(result: dict[str, Any], console: Console) -> None:
     """Print the table, what was not run and why, and how often pre-training won."""
-    table = Table(
-        title="Frozen features, episodes not trained on: mean over seeds", box=SIMPLE_HEAD, padding=(0, 1, 0, 0)
-    )
-    for column in ("", "pixels", "random init", "pretrained", "pretrained − random", ""):
-        table.add_column(column, justify="right" if column else "left", no_wrap=True)
+    console.print("\nFrozen features on episodes not trained on, mean over seeds:")
     rows = {(r["task"], r["probe"], r["view"], r["row"]): r for r in result["rows"]}
     for task in dict.fromkeys(c["task"] for c in result["comparisons"]):
         chance = rows[task, CHANCE, "", CHANCE]
         metric = chance["metric"].replace("_", " ")
-        table.add_row(f"[bold]{chance['title']}[/] ({metric}; chance {_show(chance['mean'])})")
+        title = f"[bold]{chance['title']}[/] ({metric}; chance {_show(chance['mean'])})"
+        table = Table(title=title, title_justify="left", title_style="", box=None, padding=(0, 1, 0, 0))
+        for name, width in (("", 18), ("pixels", 7), ("random init", 12), ("pretrained", 11)):
+            table.add_column(name, width=width, justify="right" if name else "left")
+        table.add_column("pretrained − random", width=24)
+        table.add_column("", width=7)
         for c in (c for c in result["comparisons"] if c["task"] == task):
             cells = [_show(rows[task, c["probe"], c["view"], m]["mean"]) for m in ("pixels", CONTROL, OURS)]
             low, high = c["bootstrap95"]
-            change = f"{_show(c['difference'], '+')} [{_show(low, '+')}, {_show(high, '+')}]"
-            table.add_row(f"  {c['probe']} {c['view']}", *cells, change, VERDICTS[c["verdict"]])
-        table.add_section()
-    console.print(table)
+            change = f"{_show(c['difference'], '+')} \\[{_show(low, '+')}, {_show(high, '+')}]"
+            table.add_row(f"{c['probe']} {c['view']}", *cells, change, VERDICTS[c["verdict"]])
+        console.print(table)
     for task, reason in result["not_run"].items():
         console.print(f"{task}: {reason}")
     won = sum(c["verdict"] == "better" for c in result["comparisons"])

@@ -123,4 +123,5 @@ class Chance(Probe):
         self.chosen: dict[str, float] = {}
 
     def predict(self, features: Features) -> Tensor:
-        return torch.from_numpy(self.model.predict(torch.zeros(len(features), 1)))
+        predicted = torch.from_numpy(self.model.predict(torch.zeros(len(features), 1)))
+        return predicted if isinstance(self.model, DummyClassifier) else predicted.view(len(features), -1)

@@ -23,6 +23,7 @@ class Config:
     elites: int = 10
     init_std: float = 1.0  # in units of the bounds' half-width, as is std_floor
     std_floor: float = 0.05
+    correlation: float = 0.0  # between the noise of successive steps: near 1, samples go far instead of to and fro
     momentum_mean: float = 0.15  # new = (1 - momentum) · elites' + momentum · old
     momentum_std: float = 0.15
     chunk: int = 64  # candidates per forward pass and row
@@ -65,7 +66,7 @@ class CEM:
             if deadline is not None and time.monotonic() >= deadline:
                 break
             # Sample: one draw serves every row, so that a row's plan does not depend on who else is planned.
-            noise = torch.randn(c.samples, *mean.shape[1:], generator=generator, dtype=mean.dtype)
+            noise = _smooth_noise(c.samples, mean, c.correlation, generator)
             noise[0] = 0.0  # the mean itself is a candidate
             candidates = bounds.clip(mean[:, None] + std[:, None] * noise.to(mean.device))  # (B, S, H, A)
             # Score
@@ -84,6 +85,14 @@ class CEM:
         mean = bounds.clip(mean)
         cost = _finite_or_worst(score(world, state, mean[:, None], goal, generator, c.chunk))[:, 0]
         return Plan(*_cheaper(found, price, mean, cost), steps + c.horizon)
+
+
+def _smooth_noise(samples: int, mean: Tensor, correlation: float, generator: torch.Generator) -> Tensor:
+    """Standard normal noise (S, H, A), AR(1) over the horizon (coloured noise, as in iCEM, arXiv 2008.06389)."""
+    noise = torch.randn(samples, *mean.shape[1:], generator=generator, dtype=mean.dtype)
+    for h in range(1, noise.shape[1]):
+        noise[:, h] = correlation * noise[:, h - 1] + (1 - correlation**2) ** 0.5 * noise[:, h]
+    return noise
 
 
 def _cheaper(one: Tensor, its_cost: Tensor, other: Tensor, other_cost: Tensor) -> tuple[Tensor, Tensor]:

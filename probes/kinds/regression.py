@@ -37,11 +37,16 @@ class Regression(Probe):
         scores = {}
         for alpha in self.config.alpha:
             model = Ridge(alpha * features.values.shape[1]).fit(x[fit], y[fit])
-            predicted = torch.from_numpy(model.predict(x[validate]))
+            predicted = _values(model, x[validate])
             scores[alpha] = float(r2(score_sums(predicted, targets[validate]).sum(0)))
         best = max(scores, key=lambda alpha: scores[alpha])
         self.model = Ridge(best * features.values.shape[1]).fit(x, y)
         self.chosen = {"alpha": best, "validation": scores[best]}
 
     def predict(self, features: Features) -> Tensor:
-        return torch.from_numpy(self.model.predict(self.compact.transform(features.values)))
+        return _values(self.model, self.compact.transform(features.values))
+
+
+def _values(model: Ridge, x: np.ndarray) -> Tensor:
+    """Predictions (B, O); scikit-learn drops the axis where O is 1."""
+    return torch.from_numpy(model.predict(x)).view(len(x), -1)
