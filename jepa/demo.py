@@ -38,7 +38,9 @@ class Stage:
 def stages(out: Path, config: DemoConfig) -> list[Stage]:
     """The verbs from video to report, in order, with the folders that link them."""
     jepa = (sys.executable, "-m", "jepa")
-    launch = (sys.executable, "-m", "accelerate.commands.launch", "--quiet", "-m", "jepa")  # `accelerate launch`
+    # `accelerate launch`, told what it would otherwise warn that it assumes.
+    told = ("--num_processes=1", "--num_machines=1", "--mixed_precision=no", "--dynamo_backend=no")
+    launch = (sys.executable, "-m", "accelerate.commands.launch", "--quiet", *told, "-m", "jepa")
     name = config.preset
 
     def collect(split: str, episodes: int, seed: int) -> tuple[str, ...]:
@@ -49,30 +51,26 @@ def stages(out: Path, config: DemoConfig) -> list[Stage]:
         return (*jepa, "pack", "collected", str(out / "episodes" / split), str(out / "shards" / split), "--overwrite")
 
     train, heldout = out / "shards" / "train", out / "shards" / "heldout"
+    data = (f"shards={train}", f"heldout={heldout}")
+    pretrain = (f"out={out / 'pretrain'}", f"data.shards={train}", f"heldout={heldout}")
+    ours = (f"out={out / 'posttrain'}", f"encoder={out / 'pretrain'}", *data)
+    control = (f"out={out / 'posttrain_random'}", f"encoder={name}", "weights=random", *data)
+    probe = (
+        f"out={out / 'probe'}",
+        f"encoder={out / 'pretrain'}",
+        f"shards_train={train}",
+        f"shards_test={heldout}",
+        "workers=1",
+    )
 
-    def posttrain(weights: str, folder: str) -> tuple[str, ...]:
-        data = (f"shards={train}", f"heldout={heldout}", f"encoder={out / 'pretrain'}", f"weights={weights}")
-        return (*launch, "posttrain", name, f"out={out / folder}", *data)
-
+    # Models this small gain nothing from a second core: each stage gives its two programs one each. The control is
+    # the same world model on a randomly initialised encoder, so it need not wait for pre-training.
     return [
         Stage("collect", (collect("train", config.collect_train, 0),)),
         Stage("collect held-out", (collect("heldout", config.collect_heldout, 1),)),
         Stage("pack", (pack("train"), pack("heldout"))),
-        Stage(
-            "pretrain",
-            ((*launch, "pretrain", name, f"out={out / 'pretrain'}", f"data.shards={train}", f"heldout={heldout}"),),
-        ),
-        Stage(
-            "probe",
-            (
-                (
-                    *(*jepa, "probe", name, f"out={out / 'probe'}", f"encoder={out / 'pretrain'}"),
-                    *(f"shards_train={train}", f"shards_test={heldout}"),
-                ),
-            ),
-        ),
-        # Ours and its control, the same model on a randomly initialised encoder, have one core each.
-        Stage("posttrain", (posttrain("pretrained", "posttrain"), posttrain("random", "posttrain_random"))),
+        Stage("pretrain and control", ((*launch, "pretrain", name, *pretrain), (*launch, "posttrain", name, *control))),
+        Stage("posttrain and probe", ((*launch, "posttrain", name, *ours), (*jepa, "probe", name, *probe))),
         Stage(
             "plan",
             (

@@ -11,12 +11,13 @@ from omegaconf import MISSING
 
 from jepa import runs
 from jepa.checkpoint import claim_run
-from jepa.config import ConfigError, build, plugin, to_dict
+from jepa.config import ConfigError, build, load_config, plugin, to_dict
 from jepa.data.index import Manifest
 from jepa.data.loader import episodes
 from jepa.logs import progress_bar
 from jepa.models.encoder import Encoder, build_encoder, encode_frames
 from jepa.open_loop import open_loop
+from jepa.pretrain import PretrainConfig
 from jepa.training import LoopConfig, make_accelerator, required, train
 from jepa.worlds.base import Sequence
 
@@ -25,7 +26,8 @@ from jepa.worlds.base import Sequence
 class PosttrainConfig:
     """A post-training run on top of the pre-training run `encoder`.
 
-    `weights: random` keeps that run's architecture and throws its weights away: the control for pre-training.
+    `weights: random` takes only the encoder's shape from there and draws new weights: the control for pre-training.
+    It needs no trained run, so `encoder` may then be a pretrain preset as well.
     `frames` is the length of the training windows.
     """
 
@@ -115,5 +117,7 @@ def _encoder(config: PosttrainConfig) -> Encoder:
     if config.weights == "pretrained":
         return runs.load_encoder(run)
     if config.weights == "random":
-        return build_encoder(runs.encoder_config(run), config.seed).eval().requires_grad_(False)
+        a_run = (Path(run) / "config.json").is_file()
+        shape = runs.encoder_config(run) if a_run else load_config(PretrainConfig, "pretrain", run).encoder
+        return build_encoder(shape, config.seed).eval().requires_grad_(False)
     raise ConfigError(f"weights: '{config.weights}' is neither 'pretrained' nor 'random'")

@@ -43,12 +43,13 @@ class MultiBlock:
         self._seed = seed
 
     def sample(self, grid: tuple[int, int, int], sample_ids: Tensor, epochs: Tensor, step: int) -> list[Masks]:
+        # Key words beyond the sample count from 1: a trailing 0 would give the very stream that crops are drawn from.
         masks = []
         for number, config in enumerate(self._blocks):
             sizes = torch.Generator().manual_seed(_mix(self._seed, step, number))
             block = block_size(grid, config, sizes)
             pairs = [
-                self._one(grid, block, config, np.random.default_rng((self._seed, int(epoch), int(sample), number)))
+                self._one(grid, block, config, np.random.default_rng((self._seed, int(epoch), int(sample), 1 + number)))
                 for sample, epoch in zip(sample_ids, epochs, strict=True)
             ]
             context, target = (torch.from_numpy(np.stack(side)) for side in zip(*pairs, strict=True))
