@@ -105,6 +105,8 @@ def _source(kind: str, camera: str | None) -> ModuleType:
 
 
 def _check_out(path: Path, out: Path, overwrite: bool) -> None:
+    if path.resolve().is_relative_to(out.resolve()):
+        raise DataError(f"'{path}' lies inside '{out}', which would be replaced; choose another folder to write to")
     if out.resolve().is_relative_to(path.resolve()):
         raise DataError(f"'{out}' lies inside '{path}'; choose a folder outside of the source")
     if out.is_file():

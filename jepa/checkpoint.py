@@ -55,8 +55,12 @@ def latest(run: Path) -> tuple[Path | None, list[str]]:
     """The newest valid checkpoint of a run, or None; and one line for each newer one that is damaged."""
     problems: list[str] = []
     for folder in reversed(_complete(run)):
-        state = json.loads((folder / _STATE).read_text())
-        bad = [f for f in _FILES if not (folder / f).is_file() or _sha256(folder / f) != state["sha256"][f]]
+        try:
+            promised = json.loads((folder / _STATE).read_text())["sha256"]
+        except (ValueError, KeyError, TypeError):
+            problems.append(f"{folder}: {_STATE} is damaged; trying an older checkpoint")
+            continue
+        bad = [f for f in _FILES if not (folder / f).is_file() or _sha256(folder / f) != promised.get(f)]
         if not bad:
             return folder, problems
         problems.append(f"{folder}: {bad[0]} is missing or does not match its sha256; trying an older checkpoint")

@@ -31,9 +31,10 @@ def collect(
     objects: Annotated[int, typer.Option(min=1, max=2, help="Objects on the table.")] = 1,
 ) -> None:
     """Record scripted and random manipulation in the MuJoCo tabletop as MP4 + states + actions + skill labels."""
+    from jepa.logs import console
     from jepa.planning.collect import collect as run
 
-    run(
+    summary = run(
         out,
         episodes=episodes,
         steps=steps,
@@ -42,6 +43,12 @@ def collect(
         workers=workers,
         variation=variation,
         num_objects=objects,
+    )
+    labels = ", ".join(f"{name} {count}" for name, count in summary["label_frames"].items())
+    console.print(
+        f"{summary['frames']} frames in {out} ({summary['new_frames']} new, {summary['seconds']:.0f} s); {labels}; "
+        f"object travel {summary['object_travel_m']:.2f} m an episode, lifted in {summary['lifted']:.0%}",
+        soft_wrap=True,
     )
 
 
@@ -149,7 +156,9 @@ def main() -> None:
 
 
 def _is_ours(error: Exception) -> bool:
-    """Whether the message was written for the user: raised by this package, not by a library below it."""
+    """Whether the message was written for the user: raised by this package, here or in a worker process."""
+    if type(error).__module__.split(".")[0] == "jepa":
+        return True
     trace = error.__traceback__
     while trace and trace.tb_next:
         trace = trace.tb_next

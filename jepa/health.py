@@ -31,13 +31,14 @@ def std_over_time(tokens: Tensor) -> float:
 def measure(encoder: Encoder, clips: list[Clip]) -> dict[str, float]:
     """`rankme`, `std_over_time` and `std` (over clips, of pooled features) of an encoder on fixed clips."""
     pooled, spread = [], []
+    device = next(encoder.parameters()).device
     for clip in clips:
-        frames = normalize(clip.frames)
+        frames = normalize(clip.frames.to(device))
         grid = encoder.grid(frames.shape[1], *frames.shape[-2:])
         tokens = encoder(frames)
         pooled.append(tokens.mean(1))
         spread.append(std_over_time(rearrange(tokens, "b (t n) d -> b t n d", t=grid[0])))
-    features = torch.cat(pooled)
+    features = torch.cat(pooled).cpu()
     return {
         "rankme": rankme(features),
         "std_over_time": sum(spread) / len(spread),

@@ -8,7 +8,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-console = Console(stderr=True, quiet=bool(os.environ.get("JEPA_QUIET")))  # one of two side by side draws
+console = Console(stderr=True)
 
 
 class JsonLines:
@@ -18,9 +18,10 @@ class JsonLines:
         self.path = path
         path.parent.mkdir(parents=True, exist_ok=True)
         kept = [line for line in read(path) if line["step"] <= resume_step]
-        self._file = path.open("w", buffering=1)
-        for line in kept:
-            self.write(line)
+        partial = path.with_suffix(".partial")
+        partial.write_text("".join(json.dumps(line) + "\n" for line in kept))
+        partial.replace(path)
+        self._file = path.open("a", buffering=1)
 
     def write(self, record: dict[str, Any]) -> None:
         self._file.write(json.dumps(record) + "\n")
@@ -57,5 +58,5 @@ def progress_bar(disable: bool = False) -> Progress:
         TimeRemainingColumn(),
         TextColumn("{task.fields[figures]}"),
         console=console,
-        disable=disable,
+        disable=disable or bool(os.environ.get("JEPA_QUIET")),  # of two programs side by side one draws
     )

@@ -22,12 +22,13 @@ def open_loop(
     states = torch.cat([data.states[:, c] for c in cut])
     actions = torch.cat([data.actions[:, c.start : c.stop - 1] for c in cut])
     other = actions.roll(len(data.tokens) // 2 + 1, dims=0)  # rows are ordered by window, then episode
+    device = next((p.device for p in world.parameters()), torch.device("cpu"))
     errors = {name: torch.zeros(horizon) for name in ("model", "shuffled", "copy")}
     for i in range(0, len(tokens), chunk):
         part = slice(i, i + chunk)
-        piece = Sequence(tokens[part], actions[part], states[part])
-        errors["model"] += _errors(world, piece, actions[part])
-        errors["shuffled"] += _errors(world, piece, other[part])
+        piece = Sequence(tokens[part], actions[part], states[part]).to(device)
+        errors["model"] += _errors(world, piece, piece.actions)
+        errors["shuffled"] += _errors(world, piece, other[part].to(device))
         errors["copy"] += _errors(world, piece, None)
     figures = {}
     for k in horizons:
@@ -45,4 +46,4 @@ def _errors(world: WorldModel, data: Sequence, actions: Tensor | None) -> Tensor
             state = world.step(state, actions[:, k - 1]).state
         truth = world.features(world.observe(None, data.tokens[:, k : k + 1], data.states[:, k : k + 1]))
         errors.append((world.features(state) - truth).abs().mean((1, 2)).sum())
-    return torch.stack(errors)
+    return torch.stack(errors).cpu()

@@ -14,7 +14,7 @@ from jepa.checkpoint import claim_run
 from jepa.config import ConfigError, build, load_config, plugin, to_dict
 from jepa.data.index import Manifest
 from jepa.data.loader import episodes
-from jepa.logs import progress_bar
+from jepa.logs import console, progress_bar
 from jepa.models.encoder import Encoder, build_encoder, encode_frames
 from jepa.open_loop import open_loop
 from jepa.pretrain import PretrainConfig
@@ -54,6 +54,12 @@ def run(config: PosttrainConfig) -> None:
     data = encode_shards(encoder, required(config.shards, "shards"), out / "features" / "train.safetensors")
     heldout = encode_shards(encoder, required(config.heldout, "heldout"), out / "features" / "heldout.safetensors")
     spec = runs.world_spec(encoder, data.actions.shape[-1], data.states.shape[-1])
+    shortest = min(data.tokens.shape[1], heldout.tokens.shape[1])
+    if not 2 <= config.frames <= shortest or shortest < 5:
+        raise ConfigError(
+            f"frames={config.frames}, and the shortest episode has {shortest}: windows need 2 to that many frames, "
+            "and the figures at 4 steps need 5"
+        )
     world = build(config.world, spec, torch.Generator().manual_seed(config.seed))
     world.fit_scales(data)
 
@@ -88,7 +94,7 @@ def encode_shards(encoder: Encoder, shards: str, cache: Path, chunk: int = 64) -
     Kept in `cache`, keyed by the encoder's weights and the shards. Episodes longer than the shortest are cut.
     """
     manifest = Manifest.load(shards)
-    key = f"{runs.weights_sha256(encoder)} {manifest.sha256}"
+    key = f"{runs.encoder_sha256(encoder)} {manifest.sha256}"
     if (cached := runs.read_cache(cache, key)) is not None:
         return Sequence(cached["tokens"], cached["actions"], cached["states"])
     tokens, actions, states = [], [], []
@@ -103,6 +109,8 @@ def encode_shards(encoder: Encoder, shards: str, cache: Path, chunk: int = 64) -
             states.append(torch.from_numpy(episode.arrays["states"]).float())
             bar.advance(task)
     length = min(len(t) for t in tokens)
+    if (cut := sum(len(t) - length for t in tokens)) > 0:
+        console.print(f"[yellow]{shards}: all episodes cut to the shortest, {length} frames; {cut} frames are not used")
     data = Sequence(
         torch.stack([t[:length] for t in tokens]),
         torch.stack([a[: length - 1] for a in actions]),

@@ -75,13 +75,17 @@ def run(config: PretrainConfig) -> None:
 
 def listed(feed: Clips, path: Path, done: int) -> Iterator[Clip]:
     """The clips of `feed`; every sample that had to be replaced is written to a ledger, with the step."""
-    known = 0
+    known, step = 0, done
     with JsonLines(path, done) as ledger:
-        for step, clip in enumerate(feed, start=done + 1):
+        try:
+            for step, clip in enumerate(feed, start=done + 1):
+                for skipped in feed.skipped[known:]:
+                    ledger.write({"step": step, **skipped._asdict()})
+                known = len(feed.skipped)
+                yield clip
+        finally:  # where too many are unreadable, the last of them stop the run
             for skipped in feed.skipped[known:]:
-                ledger.write({"step": step, **skipped._asdict()})
-            known = len(feed.skipped)
-            yield clip
+                ledger.write({"step": step + 1, **skipped._asdict()})
     if known:
         console.print(f"[yellow]{known} unreadable samples were replaced; see {path}")
 

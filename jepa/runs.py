@@ -43,8 +43,18 @@ def load_encoder(run: str | Path, which: str = "target") -> Encoder:
 
 
 def save_encoder(run: Path, encoder: Encoder) -> None:
-    """Put a frozen encoder beside the world model that was trained on it."""
+    """Put a frozen encoder beside the world model that is trained on it.
+
+    Raises:
+        CheckpointError: another encoder lies there already: the world belongs to that one.
+    """
     run.mkdir(parents=True, exist_ok=True)
+    if (run / _ENCODER).is_file():
+        known = load_file(run / _ENCODER)
+        own = encoder.state_dict()
+        if known.keys() != own.keys() or not all(torch.equal(known[k], own[k]) for k in own):
+            raise CheckpointError(f"{run} was trained on an encoder with other weights; choose another out=…")
+        return
     save_file(encoder.state_dict(), run / _ENCODER, metadata={"config": json.dumps(to_dict(encoder.config))})
 
 
@@ -85,6 +95,11 @@ def weights_sha256(module: nn.Module) -> str:
         digest.update(name.encode())
         digest.update(value.detach().cpu().contiguous().numpy().tobytes())
     return digest.hexdigest()
+
+
+def encoder_sha256(encoder: Encoder) -> str:
+    """A digest of weights and shape: heads and positions change what an encoder says, and no weight."""
+    return hashlib.sha256(f"{weights_sha256(encoder)} {to_dict(encoder.config)}".encode()).hexdigest()
 
 
 def read_cache(path: Path, key: str) -> dict[str, Tensor] | None:

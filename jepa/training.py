@@ -68,7 +68,7 @@ def train(
     lead = accelerator.is_main_process
     with (
         progress_bar(disable=not lead) as bar,
-        JsonLines(out / "log.jsonl", done) if lead else nullcontext() as log,
+        JsonLines(out / "log.jsonl", done or -1) if lead else nullcontext() as log,
     ):
         if log and done == 0:
             log.write({"step": 0, **measure()})
@@ -107,8 +107,8 @@ def _update(
     norm = float(accelerator.clip_grad_norm_([p for _, p in named], config.optim.clip or math.inf))
     if not (math.isfinite(loss.item()) and math.isfinite(norm)):
         raise FloatingPointError(
-            f"step {step}: loss {loss.item():.4g}, gradient norm {norm:.4g}; nothing was updated. Lower optim.lr "
-            "or set optim.clip and start again: the run resumes from its last checkpoint"
+            f"step {step}: loss {loss.item():.4g}, gradient norm {norm:.4g}; nothing was updated. Lower "
+            "loop.optim.lr or set loop.optim.clip, with another out=…"
         )
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)

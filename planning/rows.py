@@ -1,14 +1,16 @@
 """The rows of the benchmark: for each, the controller that decides and the frames it needs to see."""
 
+import json
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from jepa.config import build
+from jepa.config import ConfigError, build
 from jepa.models.encoder import encode_frames
-from jepa.planning.goals import LastStepDistance, LastStepL1, LastStepPush
+from jepa.planning.goals import ENERGIES, LastStepDistance, LastStepPush
 from jepa.planning.manifest import position
 from jepa.planning.mpc import Controller, Decision, Replan, View, look
 from jepa.planning.planners.base import Bounds
@@ -28,6 +30,16 @@ ORACLE = {
     "reach": (lambda env: position(env, "reach"), LastStepDistance),
     "push": (lambda env: np.concatenate([position(env, "push"), position(env, "reach")]), LastStepPush),
 }
+
+
+def _run_of(row: str, config: Any) -> str:
+    """The post-training run of a row; its weights must be what the row's label says."""
+    run, wanted = (config.world, "pretrained") if row == "ours" else (config.control, "random")
+    path = Path(run) / "config.json"
+    weights = json.loads(path.read_text()).get("weights") if path.is_file() else wanted
+    if weights != wanted:
+        raise ConfigError(f"row '{LABELS[row]}' wants a run with weights={wanted}; {run} has {weights}")
+    return run
 
 
 def action_bounds(env: Any, fraction: float, frozen: Sequence[int]) -> Bounds:
@@ -62,8 +74,8 @@ def controller(
 
         size = None
     else:
-        encoder, world = load_world(config.world if row == "ours" else config.control)
-        planner, energy = build(config.planner), LastStepL1
+        encoder, world = load_world(_run_of(row, config))
+        planner, energy = build(config.planner), ENERGIES[config.energy]
 
         def sense(view: View) -> torch.Tensor:
             return encode_frames(encoder, view.frames[:, None])  # type: ignore[index]

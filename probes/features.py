@@ -10,7 +10,7 @@ from torch import Tensor
 from jepa.data.transforms import normalize
 from jepa.models.encoder import Encoder, build_encoder
 from jepa.probes.clips import digest
-from jepa.runs import load_encoder, read_cache, weights_sha256, write_cache
+from jepa.runs import encoder_sha256, load_encoder, read_cache, write_cache
 
 MAKERS = ("pretrained", "random_init", "pixels")
 THUMBNAIL = 16  # pixels a side of the raw-pixel baseline
@@ -37,10 +37,10 @@ def cached_tokens(cache: Path, encoder: Encoder, clips_file: Path, frames: Tenso
     """`encode`, unless its result is in the folder `cache` already.
 
     `frames` (B, T, 3, h, w) must be determined by the clips file, whose name stands for data, clip spec and seed,
-    and by `part`; the weights are hashed here. Kept in half precision, which is what comes back the first time
+    and by `part`; the encoder is hashed here. Kept in half precision, which is what comes back the first time
     too: outputs of a LayerNorm lose nothing that a probe could see.
     """
-    key = digest(weights_sha256(encoder), clips_file.name, part)
+    key = digest(encoder_sha256(encoder), clips_file.name, part)
     path = cache / f"tokens-{key}.safetensors"
     known = read_cache(path, key)
     if known is None:

@@ -91,7 +91,9 @@ def _number(value: float) -> float | None:
 
 def show(result: dict[str, Any], console: Console) -> None:
     """Print the table, what was not run and why, and how often pre-training won."""
-    console.print("\nFrozen features on episodes not trained on, mean over seeds:")
+    console.print(
+        "\nFrozen features, episodes the probes were not trained on, mean over seeds; flat pixels are 16×16 thumbnails:"
+    )
     rows = {(r["task"], r["probe"], r["view"], r["row"]): r for r in result["rows"]}
     for task in dict.fromkeys(c["task"] for c in result["comparisons"]):
         chance = rows[task, CHANCE, "", CHANCE]

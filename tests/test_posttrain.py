@@ -10,7 +10,7 @@ from jepa.logs import read
 from jepa.models.encoder import encode_frames
 from jepa.open_loop import open_loop
 from jepa.posttrain import PosttrainConfig, run, windows
-from jepa.runs import load_encoder, load_world, weights_sha256
+from jepa.runs import load_encoder, load_world, save_encoder, weights_sha256
 from jepa.worlds.base import Sequence, Step, WorldModel
 
 SMALL = ["world.predictor.width=24", "world.predictor.depth=1", "world.predictor.heads=2", "batch_size=4"]
@@ -105,3 +105,22 @@ def test_open_loop_figures_of_worlds_whose_quality_is_known():
     assert half["skill@1"] == pytest.approx(0.5, abs=1e-4) and half["skill@4"] == pytest.approx(0.5, abs=1e-4)
     assert half["shuffle@1"] > 1.5
     assert open_loop(Shift(-1.0), shifting())["skill@1"] == pytest.approx(-1, abs=1e-4)
+
+
+def test_a_world_keeps_the_encoder_it_was_trained_on(tmp_path, moving_square, encoder_run):
+    run(config_of(tmp_path, moving_square, encoder_run))
+    run(config_of(tmp_path, moving_square, encoder_run))  # a complete run is left as it is
+    encoder, _ = load_world(tmp_path)
+    encoder.norm.bias.add_(1)
+    with pytest.raises(CheckpointError, match="an encoder with other weights"):
+        save_encoder(tmp_path, encoder)
+
+
+def test_windows_longer_than_the_episodes_are_refused(tmp_path, moving_square, encoder_run):
+    with pytest.raises(ConfigError, match="the shortest episode has 12"):
+        run(config_of(tmp_path, moving_square, encoder_run, "frames=13"))
+
+
+def test_the_control_needs_no_trained_run(tmp_path, moving_square):
+    run(config_of(tmp_path, moving_square, "debug", "weights=random", "loop.steps=1"))
+    assert load_world(tmp_path)[0].config.width == 128

@@ -68,7 +68,7 @@ def _arrays(path: Path, columns: list[str]) -> dict[str, np.ndarray]:
     try:
         import pyarrow.parquet
     except ImportError as error:
-        raise ImportError("LeRobot data need pyarrow: pip install 'openjepa[lerobot]'") from error
+        raise ModuleNotFoundError("LeRobot data need pyarrow: pip install 'openjepa[lerobot]'") from error
     try:
         table = pyarrow.parquet.read_table(path, columns=columns)
     except (OSError, pyarrow.ArrowException) as error:

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from jepa.config import ConfigError
 from jepa.models.ac_predictor import ACPredictor, ACPredictorConfig
 from jepa.pose import integrate
 from jepa.worlds.base import Sequence, State, Step, WorldModel, WorldSpec
@@ -122,5 +123,10 @@ def _scale(values: Tensor) -> Tensor:
 
 
 def build(config: Config, spec: WorldSpec, generator: torch.Generator) -> ACJepa:
-    """Build the world model for tokens, actions and states of the given sizes."""
+    """Build the world model; raises ConfigError unless actions and states are the 7-D poses that it integrates."""
+    if (spec.action_dim, spec.state_dim) != (7, 7):
+        raise ConfigError(
+            f"ac_jepa imagines 7-D end-effector poses (xyz, Euler angles, gripper); these shards have actions of "
+            f"{spec.action_dim} and states of {spec.state_dim} numbers: record end-effector poses and their changes"
+        )
     return ACJepa(config, spec, generator)

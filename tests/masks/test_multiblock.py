@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from jepa.config import ConfigError, load_config
-from jepa.masks.multiblock import BlockConfig, Config, MultiBlock, block_size, build
+from jepa.masks.multiblock import BlockConfig, Config, MultiBlock, _mix, block_size, build
 
 SHORT, LONG = BlockConfig(8, 0.15), BlockConfig(2, 0.70, context_keep=0.06, target_keep=0.70)
 
@@ -74,3 +74,17 @@ def test_impossible_shares_are_refused():
         from jepa.pretrain import PretrainConfig
 
         load_config(PretrainConfig, "pretrain", "demo", ["masks.shirt.blocks=2"])
+
+
+def test_masks_do_not_share_a_stream_with_the_crops():
+    """numpy pads seeds with zeros: (seed, epoch, sample, 0) would be the stream that cuts the clip."""
+    from jepa.data import transforms
+
+    crop = [int(transforms.generator(0, 0, i).integers(0, 2**31)) for i in range(8)]
+    mask = [int(np.random.default_rng((0, 0, i, 1)).integers(0, 2**31)) for i in range(8)]
+    same = [int(np.random.default_rng((0, 0, i, 0)).integers(0, 2**31)) for i in range(8)]
+    assert same == crop and mask != crop
+    taken = MultiBlock(Config(), 0).sample((4, 16, 16), torch.tensor([5]), torch.tensor([0]), 0)[0]
+    sizes = block_size((4, 16, 16), SHORT, torch.Generator().manual_seed(_mix(0, 0, 0)))
+    again = MultiBlock(Config(), 0)._one((4, 16, 16), sizes, SHORT, np.random.default_rng((0, 0, 5, 1)))
+    assert taken.target[0].tolist() == again[1].tolist()

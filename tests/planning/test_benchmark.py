@@ -62,7 +62,7 @@ def test_every_row_of_every_task_with_its_cost_and_interval(config, tmp_path):
         assert r["n"] == (1 if r["row"] == "oracle" else 2) and r["seed"] == 0
         assert 0 <= r["success"]["low"] <= r["success"]["rate"] <= r["success"]["high"] <= 1
         assert r["close"]["rate"] <= r["success"]["rate"]
-        assert len(r["curve"]) == {"reach": 9, "push": 11}[r["task"]]
+        assert len(r["curve"]) == {"reach": 9, "push": 9}[r["task"]]
         assert (r["model_steps"] > 0) == (r["row"] in ("ours", "control", "oracle"))
         assert (r["versus_ours"] is None) == (r["row"] == "ours")
     still = [r for r in found["rows"] if r["row"] == "nothing"]

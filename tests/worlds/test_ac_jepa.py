@@ -5,6 +5,7 @@ import dataclasses
 import pytest
 import torch
 
+from jepa.config import ConfigError
 from jepa.models.ac_predictor import ACPredictor, ACPredictorConfig
 from jepa.worlds import ac_jepa
 from jepa.worlds.base import Sequence, WorldSpec, rollout
@@ -135,3 +136,8 @@ def test_scales_make_training_tokens_standard():
     x = world.standardise(3 * d.tokens + 1)
     torch.testing.assert_close(x.mean((0, 1)), torch.zeros(6, 8), atol=1e-4, rtol=0)
     torch.testing.assert_close(x.square().mean((0, 1, 2)), torch.ones(8), atol=1e-3, rtol=0)
+
+
+def test_other_widths_than_seven_are_refused():
+    with pytest.raises(ConfigError, match="7-D end-effector poses"):
+        ac_jepa.build(ac_jepa.Config(SMALL), WorldSpec(8, 26, 26, (2, 3)), torch.Generator())
