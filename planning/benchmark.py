@@ -19,11 +19,10 @@ import numpy as np
 import torch
 
 from jepa.checkpoint import CheckpointError, latest
-from jepa.config import ConfigError, plugin, to_dict
+from jepa.config import plugin, to_dict
 from jepa.logs import console, progress_bar
 from jepa.planning import films, rows
 from jepa.planning.envs.base import make
-from jepa.planning.goals import ENERGIES
 from jepa.planning.manifest import Manifest, check, load, position, positions
 from jepa.planning.mpc import run_episodes
 from jepa.planning.results import summarise, tables
@@ -42,7 +41,6 @@ class PlanConfig:
     tasks: tuple[str, ...] = ("reach", "push")
     goals: int = 50
     oracle_goals: int = 20
-    energy: str = "last"  # what a plan is judged by: the last imagined step (V-JEPA 2-AC) or the mean of all
     planner: Any = plugin("jepa.planning.planners", "cem")
     oracle: Any = plugin("jepa.planning.planners", "cem")
     step_fraction: float = 1.0  # of the environment's action limits
@@ -80,8 +78,6 @@ def run(config: PlanConfig) -> Path:
     Raises:
         ManifestError: the goal file breaks its rules. CheckpointError: a world is missing.
     """
-    if config.energy not in ENERGIES:
-        raise ConfigError(f"energy: '{config.energy}' is not one of {', '.join(ENERGIES)}")
     manifest = load(config.manifest)
     env = make(**manifest.environment)
     check(manifest, env)
@@ -113,7 +109,7 @@ def plan_jobs(config: PlanConfig, manifest: Manifest) -> list[Job]:
             means |= {"tolerance": manifest.tolerance, "close": manifest.close}
             if row in WORLDS:
                 run_dir = getattr(config, WORLDS[row])
-                means |= {"planner": to_dict(config)["planner"], "energy": config.energy, "weights": _weights(run_dir)}
+                means |= {"planner": to_dict(config)["planner"], "weights": _weights(run_dir)}
             if row == "oracle":
                 means["planner"] = to_dict(config)["oracle"]
             if row == FILMED:

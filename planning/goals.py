@@ -19,26 +19,6 @@ class LastStepL1:
         return (future.features[:, :, -1] - self.features[:, None]).abs().mean(dim=(-2, -1))
 
 
-class MeanL1:
-    """The same, averaged over all imagined steps: arriving early and staying costs less than passing by.
-
-    With a horizon beyond what the goal needs, the last step alone leaves the first action free, and a robot that
-    replans after every action never settles.
-    """
-
-    last_only = False
-
-    def __init__(self, features: Tensor):
-        self.features = features  # (B, N, D)
-
-    def __call__(self, future: Future) -> Tensor:
-        """Cost (B, S)."""
-        return (future.features - self.features[:, None, None]).abs().mean(dim=(-3, -2, -1))
-
-
-ENERGIES = {"last": LastStepL1, "mean": MeanL1}  # what `energy` of a plan preset names
-
-
 class LastStepDistance:
     """Euclidean distance of the last imagined features to the goal's, for features that are metres."""
 

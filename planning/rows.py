@@ -10,7 +10,7 @@ import torch
 
 from jepa.config import ConfigError, build
 from jepa.models.encoder import encode_frames
-from jepa.planning.goals import ENERGIES, LastStepDistance, LastStepPush
+from jepa.planning.goals import LastStepDistance, LastStepL1, LastStepPush
 from jepa.planning.manifest import position
 from jepa.planning.mpc import Controller, Decision, Replan, View, look
 from jepa.planning.planners.base import Bounds
@@ -75,7 +75,7 @@ def controller(
         size = None
     else:
         encoder, world = load_world(_run_of(row, config))
-        planner, energy = build(config.planner), ENERGIES[config.energy]
+        planner, energy = build(config.planner), LastStepL1
 
         def sense(view: View) -> torch.Tensor:
             return encode_frames(encoder, view.frames[:, None])  # type: ignore[index]
