@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from jepa.logs import progress_bar
 from jepa.planning.envs.base import PlanningEnv, make
 from jepa.planning.episodes import CollectError, Episode, Recipe, begin, paths, save, statistics
 from jepa.planning.skills import behave
@@ -124,7 +124,6 @@ def _record_all(out: Path, recipe: Recipe, todo: list[int], workers: int, tick: 
 @contextlib.contextmanager
 def _bar(shown: bool, total: int) -> Iterator[Callable[[], None]]:
     """A progress bar over episodes; yields the function that advances it."""
-    columns = (TextColumn("collect"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, disable=not shown) as progress:
-        task = progress.add_task("collect", total=total)
+    with progress_bar(disable=not shown) as progress:
+        task = progress.add_task("collect", total=total, figures="")
         yield lambda: progress.advance(task)

@@ -13,7 +13,7 @@ from torch import Tensor
 from jepa.data import transforms
 from jepa.data.decode import decode
 from jepa.data.errors import DataError
-from jepa.data.index import INDEX_FILE, Manifest
+from jepa.data.index import Manifest
 from jepa.probes.kinds.base import ProbeError
 from jepa.runs import read_cache, write_cache
 
@@ -119,7 +119,7 @@ def make_clips(
     Raises:
         DataError: a video cannot be read; names shard and key.
     """
-    index = hashlib.sha256((episodes.manifest.dir / INDEX_FILE).read_bytes()).hexdigest()
+    index = episodes.manifest.sha256
     paths = {s: cache / f"clips-{digest(index, episodes.ids, asdict(spec), s)}.safetensors" for s in seeds}
     windows = {s: draw_windows(episodes, spec, s) for s, path in paths.items() if not path.is_file()}
     names = sorted(episodes.arrays())

@@ -9,9 +9,10 @@ from typing import Any
 
 from omegaconf import MISSING
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+from rich.progress import Progress, TaskID
 
 from jepa.config import plugin, to_dict
+from jepa.logs import progress_bar
 from jepa.probes import plots, report
 from jepa.probes.clips import ClipSpec, make_clips, open_split
 from jepa.probes.features import MAKERS
@@ -64,12 +65,11 @@ def run(config: ProbeConfig) -> dict[str, Any]:
     kinds = {name: getattr(config, name) for name in ("attentive", "linear", "knn", "regression")}
 
     console = Console()
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=console) as bar:
+    with progress_bar() as bar:
         clips: dict[str, dict[int, Path]] = {}
         for side, per_episode in zip(SIDES, (config.clips_train, config.clips_test), strict=True):
             spec = ClipSpec(config.frames, config.fps, size, per_episode, config.max_clips)
-            line = bar.add_task(f"decode {side} clips", total=len(split[side].ids))
+            line = bar.add_task(f"decode {side} clips", total=len(split[side].ids), figures="")
             clips[side] = make_clips(cache, split[side], spec, seeds, partial(_completed, bar, line))
         tasks, few = without_labels(tasks, [clips[side][seed] for side in SIDES for seed in seeds])
         jobs = [
@@ -77,7 +77,7 @@ def run(config: ProbeConfig) -> dict[str, Any]:
             for m in (*reversed(MAKERS), CHANCE)  # the slow ones first
             for s in seeds
         ]
-        line = bar.add_task("encode and probe", total=len(jobs))
+        line = bar.add_task("encode and probe", total=len(jobs), figures="")
         measured = []
         for found in run_jobs(jobs, config.workers):
             measured += found
