@@ -20,10 +20,10 @@ class DemoConfig:
     """What the verbs get that is not in their own presets of the same name."""
 
     collect_train: int = 480
-    collect_heldout: int = 80
+    collect_heldout: int = 120
     steps: int = 24
     size: int = 64
-    variation: float = 0.4  # of the looks of scenes, as in the shipped goals
+    variation: float = 0.15  # of the looks of scenes, as in the shipped goals
     preset: str = MISSING
 
 
@@ -60,7 +60,7 @@ def stages(out: Path, config: DemoConfig) -> list[Stage]:
         f"encoder={out / 'pretrain'}",
         f"shards_train={train}",
         f"shards_test={heldout}",
-        "workers=1",
+        "workers=2",
     )
 
     # Models this small gain nothing from a second core: each stage gives its two programs one each. The control is

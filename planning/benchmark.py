@@ -9,7 +9,7 @@ import json
 import multiprocessing
 from collections.abc import Callable
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from queue import Empty
@@ -44,7 +44,6 @@ class PlanConfig:
     planner: Any = plugin("jepa.planning.planners", "cem")
     oracle: Any = plugin("jepa.planning.planners", "cem")
     step_fraction: float = 1.0  # of the environment's action limits
-    frozen: tuple[int, ...] = field(default=(3, 4, 5))  # no rotations, as in V-JEPA 2-AC
     batch: int = 8  # episodes planned together
     films: int = 2  # of each task
     seed: int = 0
@@ -105,7 +104,7 @@ def plan_jobs(config: PlanConfig, manifest: Manifest) -> list[Job]:
             count = min(config.goals, config.oracle_goals) if row == "oracle" else config.goals
             goals = [[g.id, g.start.tobytes().hex(), g.goal.tobytes().hex()] for g in manifest.of(task, count)]
             means: dict[str, Any] = {"decisions": manifest.decisions[task], "env": manifest.environment}
-            means |= {k: getattr(config, k) for k in ("seed", "step_fraction", "frozen")}
+            means |= {"seed": config.seed, "step_fraction": config.step_fraction, "frozen": manifest.frozen[task]}
             means |= {"tolerance": manifest.tolerance, "close": manifest.close}
             if row in WORLDS:
                 run_dir = getattr(config, WORLDS[row])
@@ -152,7 +151,7 @@ def run_job(job: Job, tick: Callable[[], None] = lambda: None) -> None:
     goals = manifest.of(job.task, job.goals)
     env = make(**manifest.environment)
     try:
-        bounds = rows.action_bounds(env, config.step_fraction, config.frozen)
+        bounds = rows.action_bounds(env, config.step_fraction, manifest.frozen[job.task])
         controller, size = rows.controller(job.row, job.task, config, env, bounds, [g.goal for g in goals])
         distances = [partial(_distance, job.task, positions(env, goal)[1]) for goal in goals]
         episodes = run_episodes(

@@ -15,11 +15,12 @@ from jepa.planning.manifest import FORMAT, GoalPair, allow, check, load, pack, p
 from jepa.planning.skills import REACH
 
 DECISIONS = {"reach": 8, "push": 8}  # the limit, the same for every row
+FROZEN = {"reach": [3, 4, 5, 6], "push": [3, 4, 5]}  # no rotations, as in V-JEPA 2-AC; a reach moves no finger
 TOLERANCE = 0.05  # m: success is a final distance of at most this
 CLOSE = 0.03  # m: reported beside it
-DISTANCE = {"reach": (0.14, 0.30), "push": (0.11, 0.20)}  # m
+DISTANCE = {"reach": (0.12, 0.25), "push": (0.11, 0.20)}  # m
 PUSH_HEIGHT = 0.025  # m, of the fingertips
-ENVIRONMENT = {"name": "tabletop", "variation": 0.4, "num_objects": 1}
+ENVIRONMENT = {"name": "tabletop", "variation": 0.15, "num_objects": 1}
 SEED, COUNT = 0, 60
 
 
@@ -36,7 +37,7 @@ def build(env: Any, seed: int, count: int) -> dict[str, Any]:
             distance = float(np.linalg.norm(np.subtract(*positions(env, pair))))
             allow(GoalPair(pair.id, task, start, goal, distance))
             goals.append({"id": pair.id, "task": task, "distance": distance, "states": pack(start, goal)})
-    rules = {"decisions": DECISIONS, "tolerance": TOLERANCE, "close": CLOSE}
+    rules = {"decisions": DECISIONS, "frozen": FROZEN, "tolerance": TOLERANCE, "close": CLOSE}
     return {"format": FORMAT, "environment": ENVIRONMENT, "seed": seed, **rules, "goals": goals}
 
 
@@ -58,7 +59,7 @@ def _reach(env: Any, rng: np.random.Generator, index: int) -> tuple[np.ndarray, 
     start = _new_scene(env, rng)
     pose, objects = env.ee_pose(), _objects(env)
     while True:
-        xyz = rng.uniform([-REACH, -REACH, 0.03], [REACH, REACH, 0.19])
+        xyz = rng.uniform([-REACH, -REACH, 0.03], [REACH, REACH, 0.16])
         if not low <= np.linalg.norm(xyz - pose[:3]) <= high:
             continue
         env.set_state(start)
@@ -89,7 +90,7 @@ def _push(env: Any, rng: np.random.Generator, index: int) -> tuple[np.ndarray, n
             env.advance(np.array([*(0.02 * along), 0, 0, 0, 0, 0]))
         env.advance(np.zeros(7))
         moved = position(env, "push") - origin
-        straight = abs(moved[0] * along[1] - moved[1] * along[0]) < 0.2 * np.linalg.norm(moved)
+        straight = abs(moved[0] * along[1] - moved[1] * along[0]) < 0.12 * np.linalg.norm(moved)
         if straight and low <= np.linalg.norm(moved) <= high:
             return start, env.get_state()
 

@@ -37,10 +37,14 @@ class GoalPair:
 
 @dataclass(frozen=True)
 class Manifest:
-    """environment: arguments of `envs.base.make`; decisions: the limit of each task; lengths in metres."""
+    """environment: arguments of `envs.base.make`; lengths in metres.
+
+    decisions: the limit of each task. frozen: the action axes that each task holds at 0. Both bind every row.
+    """
 
     environment: dict[str, Any]
     decisions: dict[str, int]
+    frozen: dict[str, list[int]]
     tolerance: float
     close: float
     goals: tuple[GoalPair, ...]
@@ -80,7 +84,7 @@ def load(path: str | Path = "") -> Manifest:
     try:
         raw = json.loads(resource.read_text())
         goals = tuple(GoalPair(g["id"], g["task"], *unpack(g["states"]), float(g["distance"])) for g in raw["goals"])
-        manifest = Manifest(raw["environment"], raw["decisions"], raw["tolerance"], raw["close"], goals)
+        manifest = Manifest(raw["environment"], raw["decisions"], raw["frozen"], raw["tolerance"], raw["close"], goals)
     except (OSError, KeyError, TypeError, ValueError, zlib.error) as error:
         raise ManifestError(f"{resource}: not a goal file: {type(error).__name__} {error}") from error
     if raw.get("format") != FORMAT:

@@ -13,7 +13,7 @@ from jepa.planning.envs.base import PlanningEnv
 SKILLS = ("random", "reach", "push", "grasp", "place")  # label = position in this tuple
 NOISE = 0.01  # m, standard deviation added to every scripted move
 LOW, CLEAR = 0.024, 0.11  # m: heights of the fingertips near the table and above objects
-REACH = 0.155  # m: largest |x| and |y| that skills steer to
+REACH = 0.135  # m: largest |x| and |y| that skills steer to
 Skill = Callable[[PlanningEnv, np.random.Generator], Iterator[np.ndarray]]
 
 
@@ -38,7 +38,7 @@ def explore(env: PlanningEnv, rng: np.random.Generator) -> Iterator[np.ndarray]:
 
 def reach(env: PlanningEnv, rng: np.random.Generator) -> Iterator[np.ndarray]:
     """Go to a random point of the workspace with a random gripper."""
-    goal = np.array([*rng.uniform(-REACH, REACH, 2), rng.uniform(LOW, 0.19)])
+    goal = np.array([*rng.uniform(-REACH, REACH, 2), rng.uniform(LOW, 0.16)])
     yield from _go(env, rng, goal, float(rng.random() < 0.5), speed=rng.uniform(0.6, 1.0))
     yield _move(env, rng, goal, 1.0, 1.0)
 
@@ -75,13 +75,13 @@ def grasp(env: PlanningEnv, rng: np.random.Generator) -> Iterator[np.ndarray]:
     yield from _go(env, rng, np.array([*env.object_pos(i)[:2], LOW]), 0.0, noise=0.3 * NOISE, near=0.012)
     for _ in range(2):
         yield _move(env, rng, env.ee_pose()[:3], 1.0, 1.0, 0.0)
-    lift = np.array([*env.ee_pose()[:2], rng.uniform(0.1, 0.2)])
+    lift = np.array([*env.ee_pose()[:2], rng.uniform(0.1, 0.16)])
     yield from _go(env, rng, lift, 1.0, speed=rng.uniform(0.6, 1.0))
 
 
 def place(env: PlanningEnv, rng: np.random.Generator) -> Iterator[np.ndarray]:
     """Carry what the gripper holds to a random spot, put it down, let go, retreat upwards."""
-    spot = rng.uniform(-0.12, 0.12, 2)
+    spot = rng.uniform(-0.11, 0.11, 2)
     yield from _go(env, rng, np.array([*spot, max(env.ee_pose()[2], 0.08)]), 1.0, speed=rng.uniform(0.6, 1.0))
     yield from _go(env, rng, np.array([*spot, LOW]), 1.0, noise=0.5 * NOISE)
     yield _move(env, rng, env.ee_pose()[:3], 0.0, 1.0, 0.0)
@@ -98,14 +98,14 @@ def holding(env: PlanningEnv) -> bool:
 def behave(env: PlanningEnv, rng: np.random.Generator) -> Iterator[tuple[int, np.ndarray]]:
     """Endless (label, action (7)) pairs: skills drawn at random, each followed for up to 8-14 steps.
 
-    About two steps in five explore; what was just grasped is mostly carried on and placed.
+    What was just grasped is mostly carried on and placed.
     """
     skills: tuple[Skill, ...] = (explore, reach, push, grasp, place)
     while True:
         if holding(env) and rng.random() < 0.8:
             label = SKILLS.index("place")
         else:
-            label = int(rng.choice(4, p=[0.38, 0.12, 0.34, 0.16]))
+            label = int(rng.choice(4, p=[0.3, 0.2, 0.3, 0.2]))
         limit = int(rng.integers(8, 13)) if label < 2 else 14  # what handles the object may finish
         for _, action in zip(range(limit), skills[label](env, rng), strict=False):
             yield label, action

@@ -65,7 +65,7 @@ _ARM = """
       <body name="boom" gravcomp="1">
         <joint name="y" class="slide" axis="0 1 0"/>
         <geom name="beam" class="arm" type="box" pos="0 0.26 0.42" size="0.013 0.28 0.012"/>
-        <geom name="shadow" class="see" type="cylinder" pos="0 0 0.0006" size="0.03 0.0005" rgba="0 0 0 .45"/>
+        <geom name="shadow" class="see" type="cylinder" pos="0 0 0.0006" size="0.042 0.0005" rgba="0 0 0 .6"/>
         <body name="wrist" gravcomp="1">
           <joint name="z" class="slide" axis="0 0 1"/>
           <geom name="spindle" class="arm" type="cylinder" pos="0 0 0.25" size="0.014 0.13"/>

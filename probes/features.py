@@ -60,6 +60,13 @@ def pixel_tokens(frames: Tensor, patch: int, tubelet: int) -> Tensor:
     )
 
 
+def principal_axes(tokens: Tensor, count: int) -> Tensor:
+    """The `count` directions (D, count) in which tokens (B, K, D) vary most; all D where there are no more."""
+    flat = tokens.flatten(0, 1)
+    flat = flat - flat.mean(0)
+    return torch.linalg.eigh(flat.T @ flat).eigenvectors.flip(1)[:, :count].contiguous()
+
+
 def thumbnails(frames: Tensor) -> Tensor:
     """uint8 frames (B, T, 3, h, w) -> all of them at 16×16, flattened (B, T·3·256)."""
     small = F.interpolate(normalize(frames).flatten(0, 1), (THUMBNAIL, THUMBNAIL), mode="bilinear", antialias=True)

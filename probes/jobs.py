@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from jepa.probes.clips import ClipSet, load_clips
 from jepa.probes.kinds.base import Features, Probe, score_sums
 from jepa.probes.metrics import Array
 from jepa.probes.tasks import TASKS, Chance, Task
+from jepa.runs import encoder_config
 
 SIDES = ("train", "test")
 CHANCE = "chance"
@@ -31,6 +32,7 @@ class Job:
     encoder: str  # folder of the pre-training run
     clips: dict[str, Path]
     tasks: tuple[str, ...]
+    skip: tuple[str, ...]  # TASK/KIND
     kinds: dict[str, Any]  # configs of the probes, by file name
     cache: Path
 
@@ -73,11 +75,19 @@ class Side:
 def work(job: Job) -> list[Measured]:
     """Every probe of every task for one row and one seed."""
     train, test = (_side(job, job.clips[side]) for side in SIDES)
+    if job.maker == "pixels":  # as wide as the encoder's: the same probe, and the same budget
+        axes = features.principal_axes(train.tokens[False], encoder_config(job.encoder).width)
+        train, test = (
+            replace(side, tokens={backwards: x @ axes for backwards, x in side.tokens.items()})
+            for side in (train, test)
+        )
     found = []
     for name in job.tasks:
         task = TASKS[name]
         probes = ((CHANCE, ""),) if job.maker == CHANCE else task.probes
         for i, (kind, view) in enumerate(probes):
+            if f"{name}/{kind}" in job.skip:
+                continue
             generator = np.random.default_rng((job.seed, list(TASKS).index(name), i))
             probe: Probe = Chance() if kind == CHANCE else build(job.kinds[kind], generator)
             seen, targets = train.read(task, view, job.maker)

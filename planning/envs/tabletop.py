@@ -22,9 +22,9 @@ except ImportError:
 MAX_STEP = 0.06  # m per axis and control step
 MAX_TURN = 0.2  # rad per axis and control step
 ACTION_LIMIT = np.array([MAX_STEP] * 3 + [MAX_TURN] * 3 + [1.0], np.float32)
-POSE_LOW = np.array([-0.16, -0.16, 0.02, -0.3, -0.3, -0.8, 0.0])  # of the fingertips: m, rad, closedness
-POSE_HIGH = np.array([0.16, 0.16, 0.20, 0.3, 0.3, 0.8, 1.0])
-OBJECT_REACH = 0.12  # m, objects start within ± this
+POSE_LOW = np.array([-0.14, -0.14, 0.02, -0.3, -0.3, -0.8, 0.0])  # of the fingertips: m, rad, closedness
+POSE_HIGH = np.array([0.14, 0.14, 0.17, 0.3, 0.3, 0.8, 1.0])  # the hand never leaves the image
+OBJECT_REACH = 0.105  # m, objects start within ± this
 _CHUNKS, _RAMP, _SUBSTEPS = 10, 7, 5  # 10 × 5 substeps of 5 ms; targets move over the first 7 chunks, then settle
 _BLOCKED = np.array([0.01] * 3 + [0.1] * 3)  # m, rad
 

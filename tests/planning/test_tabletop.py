@@ -67,7 +67,7 @@ def test_turns_compose_in_the_world_frame(env: TabletopEnv) -> None:
 
 def test_actions_and_poses_are_clipped(env: TabletopEnv) -> None:
     env.reset(seed=0)
-    env.place_ee(np.array([0.0, 0.0, 0.18]))
+    env.place_ee(np.array([0.0, 0.0, 0.15]))
     commanded = env.advance(np.array([1.0, 0, 1.0, 0, 0, 0, 5.0]))
     assert commanded.tolist() == pytest.approx([MAX_STEP, 0, 0.02, 0, 0, 0, 1.0], abs=1e-6)
 
@@ -222,9 +222,9 @@ def test_two_objects_start_apart_and_at_rest() -> None:
 def test_placing_settles_where_told(env: TabletopEnv) -> None:
     env.reset(seed=4)
     env.place_object(0, np.array([0.1, -0.09]))
-    env.place_ee(np.array([0.1, -0.155, 0.024]), 1.0)
+    env.place_ee(np.array([0.1, -0.135, 0.024]), 1.0)
     np.testing.assert_allclose(env.object_pos()[:2], [0.1, -0.09], atol=3e-3)
-    np.testing.assert_allclose(env.ee_pose(), [0.1, -0.155, 0.024, 0, 0, 0, 1.0], atol=3e-3)
+    np.testing.assert_allclose(env.ee_pose(), [0.1, -0.135, 0.024, 0, 0, 0, 1.0], atol=3e-3)
 
 
 def test_bad_input_is_one_clear_line(env: TabletopEnv, monkeypatch: pytest.MonkeyPatch) -> None:
