@@ -20,7 +20,7 @@ class DemoConfig:
     """What the verbs get that is not in their own presets of the same name."""
 
     collect_train: int = 480
-    collect_heldout: int = 120
+    collect_heldout: int = 240
     steps: int = 24
     size: int = 64
     variation: float = 0.15  # of the looks of scenes, as in the shipped goals
