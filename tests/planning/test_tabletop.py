@@ -1,6 +1,7 @@
 """The tabletop: gymnasium's contract, exact motion, exact forks, real grasps and pushes, looks that vary."""
 
 import contextlib
+import itertools
 import sys
 import warnings
 from collections.abc import Iterator
@@ -13,6 +14,7 @@ from gymnasium.utils.env_checker import check_env
 
 from jepa import pose as poses
 from jepa.config import ConfigError
+from jepa.planning import make_goals
 from jepa.planning.envs.base import make
 from jepa.planning.envs.tabletop import ACTION_LIMIT, MAX_STEP, POSE_HIGH, POSE_LOW, TabletopEnv
 from jepa.planning.offscreen import SimulatorError
@@ -250,3 +252,19 @@ def test_bad_input_is_one_clear_line(env: TabletopEnv, monkeypatch: pytest.Monke
     monkeypatch.setattr(blind._mujoco, "Renderer", no_display)
     with pytest.raises(SimulatorError, match="apt-get install libegl1 libgl1-mesa-dri"):
         blind.render_at(64)
+
+
+def test_the_hand_never_leaves_the_image_of_the_shipped_scenes() -> None:
+    """Out of sight would cost a planner half of what the wrong place costs, and it would hide the hand."""
+    look = TabletopEnv(size=16, variation=make_goals.ENVIRONMENT["variation"])
+    for seed, corner in enumerate(itertools.product(*zip(POSE_LOW[:3], POSE_HIGH[:3], strict=True))):
+        look.reset(seed=seed)
+        look.place_ee(np.array(corner))
+        model, data = look._model, look._data
+        palm = model.geom("palm").id
+        corners = np.array(list(itertools.product((-1, 1), repeat=3))) * model.geom_size[palm]
+        seen = data.geom_xpos[palm] + corners @ data.geom_xmat[palm].reshape(3, 3).T
+        right, up, back = ((seen - data.cam_xpos[0]) @ data.cam_xmat[0].reshape(3, 3)).T
+        edge = -back * np.tan(np.radians(model.cam_fovy[0] / 2))
+        assert max(np.abs(right / edge).max(), np.abs(up / edge).max()) < 1.0
+    look.close()
