@@ -32,7 +32,6 @@ class Job:
     encoder: str  # folder of the pre-training run
     clips: dict[str, Path]
     tasks: tuple[str, ...]
-    skip: tuple[str, ...]  # TASK/KIND
     kinds: dict[str, Any]  # configs of the probes, by file name
     cache: Path
 
@@ -86,8 +85,6 @@ def work(job: Job) -> list[Measured]:
         task = TASKS[name]
         probes = ((CHANCE, ""),) if job.maker == CHANCE else task.probes
         for i, (kind, view) in enumerate(probes):
-            if f"{name}/{kind}" in job.skip:
-                continue
             generator = np.random.default_rng((job.seed, list(TASKS).index(name), i))
             probe: Probe = Chance() if kind == CHANCE else build(job.kinds[kind], generator)
             seen, targets = train.read(task, view, job.maker)

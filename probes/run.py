@@ -17,8 +17,7 @@ from jepa.probes import plots, report
 from jepa.probes.clips import ClipSpec, make_clips, open_split
 from jepa.probes.features import MAKERS
 from jepa.probes.jobs import CHANCE, SIDES, Job, run_jobs
-from jepa.probes.kinds.base import ProbeError
-from jepa.probes.tasks import TASKS, applicable, without_labels
+from jepa.probes.tasks import applicable, without_labels
 from jepa.runs import encoder_config
 
 
@@ -44,7 +43,6 @@ class ProbeConfig:
     seed: int = 0
     seeds: int = 3
     tasks: tuple[str, ...] = ("skill", "gripper", "object", "arrow")
-    skip: tuple[str, ...] = ()  # TASK/KIND that this run does without, such as arrow/attentive
     workers: int = 2
     attentive: Any = plugin("jepa.probes.kinds", "attentive")
     linear: Any = plugin("jepa.probes.kinds", "linear")
@@ -63,9 +61,6 @@ def run(config: ProbeConfig) -> dict[str, Any]:
     size = config.size or encoder_config(config.encoder).size
     split = dict(zip(SIDES, open_split(config.shards_train, config.shards_test, config.seed), strict=True))
     tasks, not_run = applicable(config.tasks, split["train"], split["test"])
-    known = {f"{name}/{kind}" for name, task in TASKS.items() for kind, _ in task.probes}
-    if unknown := [s for s in config.skip if s not in known]:
-        raise ProbeError(f"skip: no probe '{unknown[0]}'; there are: {', '.join(sorted(known))}")
     seeds = range(config.seed, config.seed + config.seeds)
     kinds = {name: getattr(config, name) for name in ("attentive", "linear", "knn", "regression")}
 
@@ -78,7 +73,7 @@ def run(config: ProbeConfig) -> dict[str, Any]:
             clips[side] = make_clips(cache, split[side], spec, seeds, partial(_completed, bar, line))
         tasks, few = without_labels(tasks, [clips[side][seed] for side in SIDES for seed in seeds])
         jobs = [
-            Job(m, s, config.encoder, {d: clips[d][s] for d in SIDES}, tuple(tasks), config.skip, kinds, cache)
+            Job(m, s, config.encoder, {d: clips[d][s] for d in SIDES}, tuple(tasks), kinds, cache)
             for m in (*reversed(MAKERS), CHANCE)  # the slow ones first
             for s in seeds
         ]
@@ -91,7 +86,7 @@ def run(config: ProbeConfig) -> dict[str, Any]:
     result = {
         "config": to_dict(config),
         "episodes": {side: len(episodes.ids) for side, episodes in split.items()},
-        "not_run": not_run | few | {name: "left out by `skip`" for name in config.skip},
+        "not_run": not_run | few,
         **report.summarise(measured, config.seed),
         "seconds": round(time.monotonic() - started, 1),
     }
