@@ -60,11 +60,10 @@ def stages(out: Path, config: DemoConfig) -> list[Stage]:
         f"encoder={out / 'pretrain'}",
         f"shards_train={train}",
         f"shards_test={heldout}",
-        "workers=2",
     )
 
-    # Models this small gain nothing from a second core: each stage gives its two programs one each. The control is
-    # the same world model on a randomly initialised encoder, so it need not wait for pre-training.
+    # Models this small gain nothing from a second core: training takes one and leaves the other to what runs beside
+    # it. The control is the same world model on a randomly initialised encoder, so it need not wait for pre-training.
     return [
         Stage("collect", (collect("train", config.collect_train, 0),)),
         Stage("collect held-out", (collect("heldout", config.collect_heldout, 1),)),

@@ -1,5 +1,6 @@
 """The demo's stages: valid commands whose folders link up, done ones skipped, failures kept out of the ledger."""
 
+import inspect
 import json
 import sys
 from pathlib import Path
@@ -8,9 +9,10 @@ import pytest
 import typer
 
 from jepa import demo
-from jepa.cli import app
+from jepa.cli import app, collect
 from jepa.config import ConfigError, load_config, preset_names
 from jepa.demo import DemoConfig, Stage, stages
+from jepa.planning import manifest
 from jepa.planning.benchmark import PlanConfig
 from jepa.posttrain import PosttrainConfig
 from jepa.pretrain import PretrainConfig
@@ -86,3 +88,8 @@ def test_a_folder_belongs_to_one_preset_and_config(tmp_path, ran):
     with pytest.raises(ConfigError, match=r"another config \(collect_train 13, now 12\)"):
         demo.run(tmp_path, "debug")
     assert not ran
+
+
+def test_scenes_look_as_those_of_the_shipped_goals():
+    looks = manifest.load().environment["variation"]
+    assert DemoConfig.variation == inspect.signature(collect).parameters["variation"].default == looks

@@ -42,6 +42,7 @@ def test_shipped_goals_measure_as_they_say(env, shipped):
     check(shipped, env)
     assert len(shipped.of("reach", 60)) == len(shipped.of("push", 60)) == 60
     assert (shipped.tolerance, shipped.close) == (0.05, 0.03)
+    assert shipped.frozen == {"reach": [3, 4, 5, 6], "push": [3, 4, 5]}
     for goal in shipped.goals:
         least = {"reach": 0.12, "push": 0.10}[goal.task]
         start, end = positions(env, goal)

@@ -256,15 +256,14 @@ def test_bad_input_is_one_clear_line(env: TabletopEnv, monkeypatch: pytest.Monke
 
 def test_the_hand_never_leaves_the_image_of_the_shipped_scenes() -> None:
     """Out of sight would cost a planner half of what the wrong place costs, and it would hide the hand."""
-    look = TabletopEnv(size=16, variation=make_goals.ENVIRONMENT["variation"])
-    for seed, corner in enumerate(itertools.product(*zip(POSE_LOW[:3], POSE_HIGH[:3], strict=True))):
-        look.reset(seed=seed)
-        look.place_ee(np.array(corner))
-        model, data = look._model, look._data
+    with contextlib.closing(make(**make_goals.ENVIRONMENT)) as env:
+        model, data = env._model, env._data
         palm = model.geom("palm").id
-        corners = np.array(list(itertools.product((-1, 1), repeat=3))) * model.geom_size[palm]
-        seen = data.geom_xpos[palm] + corners @ data.geom_xmat[palm].reshape(3, 3).T
-        right, up, back = ((seen - data.cam_xpos[0]) @ data.cam_xmat[0].reshape(3, 3)).T
-        edge = -back * np.tan(np.radians(model.cam_fovy[0] / 2))
-        assert max(np.abs(right / edge).max(), np.abs(up / edge).max()) < 1.0
-    look.close()
+        box = np.array(list(itertools.product((-1, 1), repeat=3))) * model.geom_size[palm]
+        for seed, xyz in enumerate(itertools.product(*zip(POSE_LOW[:3], POSE_HIGH[:3], strict=True))):
+            env.reset(seed=seed)
+            env.place_ee(np.array(xyz))
+            corners = data.geom_xpos[palm] + box @ data.geom_xmat[palm].reshape(3, 3).T
+            right, up, back = ((corners - data.cam_xpos[0]) @ data.cam_xmat[0].reshape(3, 3)).T
+            edge = -back * np.tan(np.radians(model.cam_fovy[0] / 2))
+            assert max(np.abs(right / edge).max(), np.abs(up / edge).max()) < 1.0
