@@ -1,6 +1,7 @@
 """What a data set yields (`Clip`, `Episode`) and what it promises about it (`Spec`)."""
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -11,7 +12,8 @@ from torch import Tensor
 class Spec:
     """What the data decides: counts, rates, sizes, widths and units. Where videos differ: None.
 
-    `labels` holds the class names of integer per-frame arrays, `extra` the units of other per-frame arrays.
+    `labels` holds the class names of integer per-frame arrays, and under "label" those of whole recordings; `extra`
+    the units of other per-frame arrays.
     """
 
     samples: int = 0
@@ -24,6 +26,16 @@ class Spec:
     state_units: tuple[str, ...] = ()
     labels: dict[str, tuple[str, ...]] = field(default_factory=dict)
     extra: dict[str, tuple[str, ...]] = field(default_factory=dict)
+
+    @staticmethod
+    def from_json(values: dict[str, Any]) -> "Spec":
+        """The inverse of `dataclasses.asdict`; raises KeyError and TypeError where something is missing."""
+        given = {f.name: values[f.name] for f in fields(Spec)}
+        for name in ("action_units", "state_units"):
+            given[name] = tuple(given[name])
+        for name in ("labels", "extra"):
+            given[name] = {key: tuple(names) for key, names in given[name].items()}
+        return Spec(**given)
 
 
 @dataclass(frozen=True)
@@ -41,7 +53,7 @@ class Clip:
     valid: Tensor  # (B, T) bool
     actions: Tensor | None = None  # (B, T-1, A) float32
     states: Tensor | None = None  # (B, T, S) float32
-    labels: dict[str, Tensor] = field(default_factory=dict)  # (B, T, ...)
+    labels: dict[str, Tensor] = field(default_factory=dict)  # (B, T, ...); "label" (B), of whole recordings
 
     def to(self, device: torch.device | str) -> "Clip":
         """The same clip on `device`."""

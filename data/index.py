@@ -1,38 +1,67 @@
-"""A folder of shards as a random-access list: which sample lies at which bytes of which file."""
+"""A folder of shards as a random-access list: which sample lies at which bytes of which file.
+
+The index is three flat arrays that stay on disk, so that it opens at once at any size and all processes of a machine
+share what the system keeps of it: `index/samples.npy` (a row a sample), `index/members.npy` (a row a member of the
+tars) and `index/keys.npy` (all keys, end to end). `dataset.json` says what the data promise, and holds the shards with
+their sizes and checksums and the checksums of the index itself.
+"""
 
 import hashlib
 import io
 import json
-from dataclasses import dataclass, fields
+import math
+import os
+import warnings
+import weakref
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 
 from jepa.data.clip import Spec
 from jepa.data.errors import DataError
+from jepa.data.locations import checked_name
+from jepa.data.store import LocalStore, RemoteStore, open_store
 
-FORMAT = "jepa-shards-1"
-SPEC_FILE, INDEX_FILE, REJECTED_FILE = "dataset.json", "index.jsonl", "rejected.jsonl"
+FORMAT = "jepa-shards-2"
+DATASET_FILE, REJECTED_FILE = "dataset.json", "rejected.jsonl"
+SAMPLES_FILE, MEMBERS_FILE, KEYS_FILE = INDEX_FILES = ("index/samples.npy", "index/members.npy", "index/keys.npy")
+LARGEST_MEMBER = 1 << 32  # bytes; a larger one would fill the memory, whatever it is
+LONGEST_KEY = 4096  # bytes
+
+SAMPLE = np.dtype(
+    [
+        ("shard", "<u4"),
+        ("member", "<u8"),  # its first row of members.npy; the last is before the next sample's first
+        ("key", "<u8"),  # its first byte of keys.npy; likewise
+        ("frames", "<u4"),
+        ("fps", "<f8"),
+        ("width", "<u4"),  # pixels, as shown
+        ("height", "<u4"),
+        ("rotation", "<u2"),  # degrees clockwise that stored pictures must be turned
+        ("label", "<i4"),  # -1: none
+    ]
+)
+MEMBER = np.dtype([("extension", "<u2"), ("offset", "<u8"), ("size", "<u8"), ("sha256", "u1", (32,))])
 
 
 @dataclass(frozen=True)
 class Entry:
-    """One line of the index. `members` maps an extension to (byte offset in the shard, size, sha256)."""
+    """One sample of the index. `members` maps an extension to (byte offset in the shard, size, sha256)."""
 
     id: int
     key: str
     shard: str
     frames: int
-    fps: float
+    fps: float  # frames per second, on average
     width: int
     height: int
+    rotation: int
+    label: int | None
     members: dict[str, tuple[int, int, str]]
-
-    @property
-    def arrays(self) -> tuple[str, ...]:
-        """Names of the sample's arrays."""
-        return tuple(ext.removesuffix(".npy") for ext in self.members if ext.endswith(".npy"))
 
 
 @dataclass(frozen=True)
@@ -46,40 +75,104 @@ class Sample:
 
 
 @dataclass(frozen=True)
-class Manifest:
-    """The samples of a packed folder, in the order of their ids."""
+class Shard:
+    """One tar as it was written."""
 
-    dir: Path
+    name: str
+    bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """The samples of a packed folder, in the order of their ids. Small to pickle: the arrays stay on disk.
+
+    `arrays` names the per-frame arrays that every sample has, `statistics` is what `jepa data stats` prints.
+    """
+
+    store: LocalStore | RemoteStore
     spec: Spec
-    samples: tuple[Entry, ...]
+    shards: tuple[Shard, ...]
+    extensions: tuple[str, ...]
+    arrays: tuple[str, ...]
+    statistics: dict[str, Any]
+    sha256: str  # of dataset.json, and through it of the index and the shards
 
     @staticmethod
-    def load(folder: str | Path) -> "Manifest":
-        """Read the index of `folder` and check that every shard is there and long enough.
+    def load(location: str | Path, *, cache_gb: float = 8.0) -> "Manifest":
+        """Open the folder of shards at a path or URL, and check that every shard is there in full length.
 
         Raises:
-            DataError: no such folder, not a packed folder, or a shard is missing or cut off.
+            DataError: no such folder, not a packed folder, or a shard is missing, too short, too long, or extra.
         """
-        folder = Path(folder)
-        if not folder.is_dir():
-            raise DataError(f"no such folder of shards: '{folder}'; make one with `jepa pack`")
-        for name in (SPEC_FILE, INDEX_FILE):
-            if not (folder / name).is_file():
-                raise DataError(f"{folder}: no {name}; this is not a folder that `jepa pack` finished")
-        spec = _read_spec(folder / SPEC_FILE)
-        entries = _read_index(folder / INDEX_FILE)
-        if spec.samples != len(entries):
-            raise DataError(f"{folder}: {SPEC_FILE} promises {spec.samples} samples, {INDEX_FILE} has {len(entries)}")
-        _check_shards(folder, entries)
-        return Manifest(folder, spec, entries)
-
-    def __len__(self) -> int:
-        return len(self.samples)
+        store = open_store(location, cache_gb=cache_gb)
+        sizes = store.sizes()
+        if sizes is not None and DATASET_FILE not in sizes:
+            raise DataError(f"{location}: no {DATASET_FILE}; this is not a folder that `jepa pack` finished")
+        manifest = read_dataset(store)
+        if sizes is not None:
+            _check_shards(store.location, manifest.shards, sizes)
+        _check_index(manifest)
+        return manifest
 
     @property
-    def sha256(self) -> str:
-        """Digest of the index: of the name, place and content of every sample."""
-        return hashlib.sha256((self.dir / INDEX_FILE).read_bytes()).hexdigest()
+    def location(self) -> str:
+        """The path or URL, for messages."""
+        return self.store.location
+
+    def __len__(self) -> int:
+        return self.spec.samples
+
+    @cached_property
+    def samples(self) -> np.ndarray:
+        """(samples) of `SAMPLE`, memory-mapped: for what concerns all of them."""
+        return np.load(self.store.local(SAMPLES_FILE), mmap_mode="r", allow_pickle=False)
+
+    @cached_property
+    def _tables(self) -> "tuple[_Table, _Table, _Table]":
+        dtypes = (SAMPLE, MEMBER, np.dtype("u1"))
+        return tuple(_Table(self.store.local(n), d) for n, d in zip(INDEX_FILES, dtypes, strict=True))  # type: ignore
+
+    def __getstate__(self) -> dict[str, Any]:
+        opened = ("samples", "_tables")  # a pickled memory map would be a copy
+        return {name: value for name, value in self.__dict__.items() if name not in opened}
+
+    def __getitem__(self, i: int) -> Entry:
+        """Entry `i`. Raises IndexError, and DataError where the index is damaged."""
+        if not 0 <= i < len(self):
+            raise IndexError(f"{self.location}: no sample {i} of {len(self)}")
+        samples, members, keys = self._tables
+        rows = samples[i : i + 2].tolist()
+        row = dict(zip(SAMPLE.names or (), rows[0], strict=True))
+        ends = dict(zip(SAMPLE.names or (), rows[1], strict=True)) if len(rows) > 1 else {}
+        key = slice(row["key"], ends.get("key", len(keys)))
+        own = slice(row["member"], ends.get("member", len(members)))
+        damaged = f"{self.location}: the index of sample {i} is damaged; pack the data again"
+        # before anything is read: a wrong number may mean the whole index
+        if not (0 < key.stop - key.start <= LONGEST_KEY and 0 < own.stop - own.start <= len(self.extensions)):
+            raise DataError(damaged)
+        try:
+            shard = self.shards[row["shard"]]
+            entry = Entry(
+                id=i,
+                key=checked_name(keys[key].tobytes().decode(), self.location),
+                shard=shard.name,
+                **{name: row[name] for name in ("frames", "fps", "width", "height", "rotation")},
+                label=row["label"] if row["label"] >= 0 else None,
+                members={
+                    self.extensions[extension]: (offset, size, bytes(digest).hex())
+                    for extension, offset, size, digest in members[own].tolist()
+                },
+            )
+        except (IndexError, UnicodeDecodeError) as error:
+            raise DataError(damaged) from error
+        inside = all(offset + size <= shard.bytes for offset, size, _ in entry.members.values())
+        if not (inside and min(entry.frames, entry.width, entry.height) > 0 and 0 < entry.fps < math.inf):
+            raise DataError(damaged)
+        return entry
+
+    def __iter__(self) -> Iterator[Entry]:
+        return (self[i] for i in range(len(self)))
 
     def read(self, i: int) -> Sample:
         """Sample `i`, each part checked against its sha256.
@@ -87,66 +180,136 @@ class Manifest:
         Raises:
             DataError: the bytes are missing or not those that were packed; names shard and key.
         """
-        entry = self.samples[i]
+        entry = self[i]
+        start, stop = _extent(entry)
+        data = self.store.read_range(entry.shard, start, stop)
         try:
-            with open(self.dir / entry.shard, "rb") as file:
-                parts = {ext: _member(file, entry, ext) for ext in entry.members}
-        except OSError as error:
-            raise DataError(f"{entry.shard}: {entry.key}: cannot be read: {error.strerror}") from error
-        video = next(ext for ext in parts if ext != "json" and not ext.endswith(".npy"))
-        arrays = {name: np.load(io.BytesIO(parts[f"{name}.npy"]), allow_pickle=False) for name in entry.arrays}
-        return Sample(parts[video], arrays, json.loads(parts["json"]), i)
+            parts = _parts(entry, data)
+        except DataError:
+            self.store.forget(entry.shard, start, stop)  # a copy in the cache may be what is damaged
+            parts = _parts(entry, self.store.read_range(entry.shard, start, stop))
+        try:
+            video = next(ext for ext in parts if ext != "json" and not ext.endswith(".npy"))
+            arrays = {ext.removesuffix(".npy"): read_npy(part) for ext, part in parts.items() if ext.endswith(".npy")}
+            return Sample(parts[video], arrays, json.loads(parts["json"]), i)
+        except (StopIteration, KeyError, ValueError, RecursionError) as error:
+            raise DataError(f"{entry.shard}: {entry.key}: not a sample of `jepa pack`: {error}") from error
 
 
-def _member(file: io.BufferedReader, entry: Entry, ext: str) -> bytes:
-    offset, size, digest = entry.members[ext]
-    file.seek(offset)
-    data = file.read(size)
-    if hashlib.sha256(data).hexdigest() != digest:
-        raise DataError(f"{entry.shard}: {entry.key}.{ext}: sha256 differs from the index; pack the data again")
-    return data
+class _Table:
+    """An array on disk of which some rows are read at a time: nothing of it is held, whatever its size."""
+
+    def __init__(self, path: Path, dtype: np.dtype) -> None:
+        self.dtype = dtype
+        with path.open("rb") as file:
+            try:
+                shape, _, found = _read_header(file)
+            except ValueError as error:
+                raise DataError(f"{path}: damaged ({error}); pack the data again") from error
+            self.start = file.tell()
+        if found != dtype or len(shape) != 1:
+            raise DataError(f"{path}: holds {shape} {found}; pack the data again")
+        if path.stat().st_size != self.start + shape[0] * dtype.itemsize:
+            raise DataError(f"{path}: cut off or too long; pack the data again")
+        self.length = shape[0]
+        self.file = os.open(path, os.O_RDONLY)
+        weakref.finalize(self, os.close, self.file)
+
+    def __len__(self) -> int:
+        return self.length
+
+    def __getitem__(self, rows: slice) -> np.ndarray:
+        start, stop, _ = rows.indices(self.length)
+        size = self.dtype.itemsize
+        data = os.pread(self.file, max(0, stop - start) * size, self.start + start * size)
+        return np.frombuffer(data, self.dtype)
 
 
-def _read_spec(path: Path) -> Spec:
+def read_dataset(store: LocalStore | RemoteStore) -> Manifest:
+    """What dataset.json says; raises DataError where it is damaged or of another format."""
+    data = store.read(DATASET_FILE)
+    place = f"{store.location}/{DATASET_FILE}"
     try:
-        values = json.loads(path.read_text())
-        if values.pop("format") != FORMAT:
-            raise DataError(f"{path}: not of the format {FORMAT}; pack the data again")
-        for name in ("action_units", "state_units"):
-            values[name] = tuple(values[name])
-        for name in ("labels", "extra"):
-            values[name] = {key: tuple(names) for key, names in values[name].items()}
-        return Spec(**{f.name: values[f.name] for f in fields(Spec)})
-    except (KeyError, TypeError, AttributeError, json.JSONDecodeError) as error:
-        raise DataError(f"{path}: damaged ({type(error).__name__}: {error}); pack the data again") from error
+        values = json.loads(data)
+        if values["format"] != FORMAT:
+            raise DataError(f"{place}: not of the format {FORMAT}; pack the data again")
+        shards = tuple(Shard(name, int(size), sha) for name, size, sha in values["shards"])
+        if bad := [s.name for s in shards if Path(s.name).name != s.name or not s.name.endswith(".tar")]:
+            raise DataError(f"{place}: shard '{bad[0]}' is not a plain name of a tar file")
+        names = (tuple(values[name]) for name in ("extensions", "arrays"))
+        digest = hashlib.sha256(data).hexdigest()
+        return Manifest(store, Spec.from_json(values["spec"]), shards, *names, values["statistics"], digest)
+    except (KeyError, TypeError, AttributeError, ValueError, RecursionError) as error:
+        if isinstance(error, DataError):
+            raise
+        raise DataError(f"{place}: damaged ({type(error).__name__}: {error}); pack the data again") from error
 
 
-def _read_index(path: Path) -> tuple[Entry, ...]:
-    entries = []
-    for i, line in enumerate(path.read_text().splitlines()):
-        try:
-            values = json.loads(line)
-            values["members"] = {ext: tuple(place) for ext, place in values["members"].items()}
-            entry = Entry(**values)
-        except (KeyError, TypeError, AttributeError, json.JSONDecodeError) as error:
-            raise DataError(f"{path}: line {i + 1} is damaged ({error}); pack the data again") from error
-        if entry.id != i:
-            raise DataError(f"{path}: line {i + 1} has id {entry.id}, expected {i}; pack the data again")
-        if Path(entry.shard).name != entry.shard:
-            raise DataError(f"{path}: line {i + 1}: shard '{entry.shard}' is not a plain file name")
-        entries.append(entry)
-    if not entries:
-        raise DataError(f"{path}: no samples; pack the data again")
-    return tuple(entries)
+def read_npy(data: bytes) -> np.ndarray:
+    """An array from the bytes of an .npy file, never larger than they are whatever their header claims.
+
+    Raises:
+        ValueError: not the bytes of one array of numbers.
+    """
+    file = io.BytesIO(data)
+    shape, fortran, dtype = _read_header(file)
+    count = math.prod(shape)
+    if dtype.hasobject or count * dtype.itemsize != len(data) - file.tell():
+        raise ValueError(f"an array of {shape} {dtype} does not fit its {len(data)} bytes")
+    array = np.frombuffer(data, dtype, count, file.tell()).copy()  # else it could not be written to
+    return array.reshape(shape, order="F" if fortran else "C")
 
 
-def _check_shards(folder: Path, entries: tuple[Entry, ...]) -> None:
-    needed: dict[str, int] = {}
-    for entry in entries:
-        end = max(offset + size for offset, size, _ in entry.members.values())
-        needed[entry.shard] = max(end, needed.get(entry.shard, 0))
-    for shard, end in needed.items():
-        if not (folder / shard).is_file():
-            raise DataError(f"{folder}: shard {shard} is missing; put it back or pack the data again")
-        if (size := (folder / shard).stat().st_size) < end:
-            raise DataError(f"{folder}: shard {shard} is cut off: {size} bytes, the index needs {end}")
+def _read_header(file: BinaryIO) -> tuple[tuple[int, ...], bool, np.dtype]:
+    """Shape, whether it is in Fortran's order, and dtype of the array in an .npy file; ValueError if it has none."""
+    version = np.lib.format.read_magic(file)
+    header = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+    if version not in header:
+        raise ValueError(f"npy version {version} is not known")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # a damaged one may look like one of Python 2
+            return header[version](file)
+    except Exception as error:  # numpy reads it as Python, and lets through whatever Python says of it
+        raise ValueError(f"no npy header: {type(error).__name__}") from error
+
+
+def _extent(entry: Entry) -> tuple[int, int]:
+    places = [(offset, offset + size) for offset, size, _ in entry.members.values()]
+    if not places or max(stop - start for start, stop in places) > LARGEST_MEMBER:
+        raise DataError(f"{entry.shard}: {entry.key}: not a sample of `jepa pack`")
+    start, stop = min(start for start, _ in places), max(stop for _, stop in places)
+    if stop - start > LARGEST_MEMBER:
+        raise DataError(f"{entry.shard}: {entry.key}: its members lie {stop - start} bytes apart")
+    return start, stop
+
+
+def _parts(entry: Entry, data: bytes) -> dict[str, bytes]:
+    """The members by extension, cut from the bytes from the first to the last of them."""
+    start, _ = _extent(entry)
+    parts = {}
+    for ext, (offset, size, digest) in entry.members.items():
+        parts[ext] = data[offset - start : offset - start + size]
+        if hashlib.sha256(parts[ext]).hexdigest() != digest:
+            raise DataError(f"{entry.shard}: {entry.key}.{ext}: sha256 differs from the index; pack the data again")
+    return parts
+
+
+def _check_shards(location: str, shards: Sequence[Shard], sizes: dict[str, int]) -> None:
+    for shard in shards:
+        if shard.name not in sizes:
+            raise DataError(f"{location}: shard {shard.name} is missing; put it back or pack the data again")
+        if (size := sizes[shard.name]) != shard.bytes:
+            fault = "is cut off" if size < shard.bytes else "has grown"
+            raise DataError(f"{location}: shard {shard.name} {fault}: {size} bytes, the index says {shard.bytes}")
+    if extra := sorted({n for n in sizes if n.endswith(".tar")} - {s.name for s in shards}):
+        raise DataError(f"{location}: shard {extra[0]} is not in the index; move it away or pack the data again")
+
+
+def _check_index(manifest: Manifest) -> None:
+    """Only what costs no pass over the index; its checksums are for `jepa data verify`."""
+    if not len(manifest):
+        raise DataError(f"{manifest.location}: no samples; pack the data again")
+    if (found := len(manifest._tables[0])) != len(manifest):
+        raise DataError(f"{manifest.location}: {DATASET_FILE} promises {len(manifest)} samples, the index has {found}")
+    manifest[0], manifest[len(manifest) - 1]

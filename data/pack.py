@@ -1,34 +1,51 @@
-"""Turn a source of videos into shards: checked, indexed, and there as a whole or not at all."""
+"""Turn a source of videos into shards: checked, spread over processes and machines, resumed where it stopped."""
 
+import faulthandler
+import hashlib
+import importlib
 import importlib.resources
 import inspect
 import json
+import os
 import shutil
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-import numpy as np
-
 from jepa.data import video
 from jepa.data.clip import Spec
+from jepa.data.duplicates import looks
 from jepa.data.errors import DataError
-from jepa.data.index import FORMAT, INDEX_FILE, REJECTED_FILE, SPEC_FILE
-from jepa.data.shards import ShardWriter
-from jepa.data.sources.base import Episode, Rejected
+from jepa.data.index import DATASET_FILE
+from jepa.data.merge import PLAN_FILE, Merged, merge, partial_folder
+from jepa.data.parallel import in_order
+from jepa.data.shards import BLOCKS, Packed, block_path, check_arrays, write_block, write_whole
+from jepa.data.sources.base import Recording, Rejected
+from jepa.data.transcode import Encoding, transcode
+
+LONGEST = 3600.0  # seconds that one recording may take before it counts as unreadable
 
 
 @dataclass(frozen=True)
-class PackReport:
-    """What `pack` did; `seconds` is wall clock."""
+class PackConfig:
+    """How recordings become samples. Whoever goes on with a pack must give the same.
 
-    packed: int
-    rejected: tuple[Rejected, ...]
-    shards: int
-    seconds: float
+    `encoding` None keeps the files' bytes. A block of `per_shard` recordings is one shard. Recordings shorter than
+    `min_seconds` are left out, and with `unique` those that look the same as an earlier one.
+    """
+
+    camera: str | None = None
+    encoding: Encoding | None = None
+    per_shard: int = 256
+    min_seconds: float = 0.0
+    unique: bool = False
+
+    def __post_init__(self) -> None:
+        if self.per_shard < 1 or self.min_seconds < 0:
+            raise DataError("per_shard must be at least 1 and min_seconds at least 0")
 
 
 def source_names() -> list[str]:
@@ -42,64 +59,96 @@ def pack(
     kind: str,
     path: str | Path,
     out: str | Path,
+    config: PackConfig = PackConfig(),
     *,
-    camera: str | None = None,
-    short_side: int | None = None,
-    shard_mb: float = 256,
-    strict: bool = False,
+    part: tuple[int, int] = (0, 1),
+    workers: int = 1,
     overwrite: bool = False,
-    progress: Callable[[int], None] | None = None,
-) -> PackReport:
-    """Pack the videos of source `kind` at `path` into WebDataset shards with an index at `out`.
+    progress: Callable[[int, int], None] | None = None,
+) -> Merged | None:
+    """Pack the recordings of source `kind` at `path` into WebDataset shards with an index at `out`.
 
-    Videos are stored as they are; with `short_side` they become H.264 of at most that many pixels on the shorter
-    side. Unusable files are listed in the report and in rejected.jsonl. Shards are closed once they hold
-    `shard_mb` megabytes. `progress` is called with the number of files done. The same input gives the same
-    bytes. Everything is written to `<out>.partial` and renamed at the end.
+    Unusable recordings are listed in the result and in rejected.jsonl. Everything is written to `<out>.partial`, which
+    is renamed at the end; the same call goes on with a pack that was killed. With `part` (i, n) only every n-th block
+    is packed, from the i-th on, and None is returned: `merge` puts the parts together. `progress` is called with the
+    recordings done and to do, those of earlier calls included. The same input gives the same bytes, for any number of
+    `workers` and parts.
 
     Raises:
-        DataError: unknown kind or camera, bad path, `out` holds something (packs only yield to `overwrite`), no
-            usable video; with `strict`, after packing all others, an unusable file.
+        DataError: unknown kind or camera, bad path, `out` holds something (packs only yield to `overwrite`), a pack of
+            other settings was begun there, no usable video.
     """
-    start = time.perf_counter()
     path, out = Path(path), Path(out)
-    source = _source(kind, camera)
+    if not 0 <= part[0] < part[1]:
+        raise DataError(f"part {part[0]}/{part[1]}: parts are counted from 0 to {part[1] - 1}")
+    source = _source(kind, config.camera)
     promised = source.spec(path)
+    if config.encoding and config.encoding.fps and (promised.action_dim or promised.state_dim or promised.extra):
+        raise DataError(f"'{path}' has arrays that belong to its frames; keep its frame rate (leave out fps)")
     _check_out(path, out, overwrite)
-    partial = out.with_name(out.name + ".partial")
-    shutil.rmtree(partial, ignore_errors=True)  # left over from a pack that was killed
-    partial.mkdir(parents=True)
-    try:
-        found = source.episodes(path, camera) if camera else source.episodes(path)
-        with ShardWriter(partial, shard_mb * 1e6) as shards:
-            rejected = tuple(_write_all(found, promised, shards, short_side, progress))
-        lines = shards.index()
-        if not lines:
-            reasons = "; ".join(f"{r.file}: {r.reason}" for r in rejected[:3])
-            raise DataError(f"no usable video in '{path}'" + (f": {reasons}" if reasons else ""))
-        spec = _complete(promised, lines)
-        _write_json_lines(partial / INDEX_FILE, lines)
-        _write_json_lines(partial / REJECTED_FILE, [asdict(r) for r in rejected])
-        (partial / SPEC_FILE).write_text(json.dumps({"format": FORMAT, **asdict(spec)}, indent=1) + "\n")
-        if out.exists():
-            shutil.rmtree(out)
-        partial.rename(out)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
-    if strict and rejected:
-        first = rejected[0]
-        raise DataError(
-            f"{len(rejected)} files cannot be used (listed in {out / REJECTED_FILE}), e.g. {first.file}: "
-            f"{first.reason}; the other {len(lines)} are packed"
-        )
-    return PackReport(len(lines), rejected, len(shards.files), time.perf_counter() - start)
+    folder = partial_folder(out)
+    items = list(source.recordings(path, config.camera) if config.camera else source.recordings(path))
+    items = list(_without_repeated_keys(items))
+    blocks = [items[start : start + config.per_shard] for start in range(0, len(items), config.per_shard)]
+    _begin(folder, _plan(kind, path, config, promised, items, len(blocks)), overwrite)
+    mine = range(part[0], len(blocks), part[1])
+    todo = [b for b in mine if not block_path(folder, b).exists()]
+    total = sum(len(blocks[b]) for b in mine)
+    done = total - sum(len(blocks[b]) for b in todo)
+    work = partial(prepare, kind, path, config, promised)
+    results = in_order(work, (item for b in todo for item in blocks[b]), workers, _crashed)
+    for b in todo:
+        block = []
+        for _ in blocks[b]:
+            block.append(next(results))
+            done += 1
+            if progress:
+                progress(done, total)
+        write_block(folder, b, block)
+    return merge(out, overwrite=overwrite) if part == (0, 1) else None
+
+
+def prepare(kind: str, path: Path, config: PackConfig, promised: Spec, item: Recording | Rejected) -> Packed | Rejected:
+    """One recording, loaded, checked and re-encoded; or why it cannot be used."""
+    if isinstance(item, Rejected):
+        return item
+    with open(os.devnull, "w") as nowhere:
+        faulthandler.dump_traceback_later(LONGEST, exit=True, file=nowhere)  # a decoder that hangs ends its process
+        try:
+            episode = _source(kind, config.camera).load(path, item)
+            info = video.inspect(episode.video, to_transcode=config.encoding is not None)
+            if info.frames / info.fps < config.min_seconds:
+                raise DataError(f"{info.frames / info.fps:.2f} s long, less than {config.min_seconds:g} s")
+            if config.encoding:
+                data, suffix = transcode(episode.video, config.encoding)
+                episode, info = replace(episode, video=data, suffix=suffix), video.inspect(data)
+            check_arrays(episode.arrays, info.frames, promised.action_dim, promised.state_dim)
+            return Packed(item, episode, info, looks(episode.video, info) if config.unique else "")
+        except DataError as error:
+            return Rejected(item.file, str(error))
+        finally:
+            faulthandler.cancel_dump_traceback_later()
+
+
+def _crashed(item: Recording | Rejected) -> Rejected:
+    return Rejected(item.file, f"the process that read it died, or took more than {LONGEST:.0f} s")
+
+
+def _without_repeated_keys(items: Iterable[Recording | Rejected]) -> Iterator[Recording | Rejected]:
+    seen: set[str] = set()
+    for item in items:
+        if isinstance(item, Recording) and item.key in seen:
+            yield Rejected(item.file, f"key '{item.key}' is taken by another recording; rename one")
+        else:
+            seen.add(item.key if isinstance(item, Recording) else "")
+            yield item
 
 
 def _source(kind: str, camera: str | None) -> ModuleType:
     if kind not in (names := source_names()):
         raise DataError(f"no source '{kind}'; there are: {', '.join(names)}")
     source = importlib.import_module(f"jepa.data.sources.{kind}")
-    if camera and "camera" not in inspect.signature(source.episodes).parameters:
+    if camera and "camera" not in inspect.signature(source.recordings).parameters:
         raise DataError(f"source '{kind}' has one view only; leave out camera '{camera}'")
     return source
 
@@ -113,60 +162,31 @@ def _check_out(path: Path, out: Path, overwrite: bool) -> None:
         raise DataError(f"'{out}' is a file; choose a new folder")
     if not out.exists() or not any(out.iterdir()):
         return
-    if not (out / INDEX_FILE).is_file():
+    if not (out / DATASET_FILE).is_file():
         raise DataError(f"'{out}' is not empty and holds no shards; choose a new folder")
     if not overwrite:
         raise DataError(f"'{out}' holds shards already; choose a new folder or give --overwrite")
 
 
-def _write_all(
-    found: Iterator[Episode | Rejected],
-    promised: Spec,
-    shards: ShardWriter,
-    short_side: int | None,
-    progress: Callable[[int], None] | None,
-) -> Iterator[Rejected]:
-    """Write what can be used; yield what cannot."""
-    for done, item in enumerate(found, 1):
-        if isinstance(item, Rejected):
-            yield item
-        else:
-            try:
-                info = video.inspect(item.video, to_shrink=bool(short_side))
-                if short_side:
-                    item = replace(item, video=video.shrink(item.video, short_side), suffix="mp4")
-                    info = video.inspect(item.video)
-                _check_arrays(item.arrays, info.frames, promised)
-                shards.write(item, info)
-            except DataError as error:
-                yield Rejected(item.file, str(error))
-        if progress:
-            progress(done)
+def _plan(
+    kind: str, path: Path, config: PackConfig, promised: Spec, items: list[Recording | Rejected], blocks: int
+) -> dict[str, Any]:
+    """What must be the same for a pack to go on, and what `merge` needs."""
+    names = "\n".join(item.key if isinstance(item, Recording) else f"- {item.file}" for item in items)
+    digest = hashlib.sha256(names.encode(errors="surrogateescape")).hexdigest()
+    plan = {"kind": kind, "path": str(path.resolve()), "config": asdict(config), "spec": asdict(promised)}
+    return json.loads(json.dumps({**plan, "blocks": blocks, "recordings": digest}))
 
 
-def _check_arrays(arrays: dict[str, np.ndarray], frames: int, promised: Spec) -> None:
-    dims = {"actions": promised.action_dim, "states": promised.state_dim}
-    if missing := [name for name, dim in dims.items() if dim and name not in arrays]:
-        raise DataError(f"no {missing[0]}")
-    for name, array in arrays.items():
-        rows = frames - (name == "actions")
-        if array.dtype.kind not in "fiub" or not np.isfinite(array).all():
-            raise DataError(f"{name}: not finite numbers (dtype {array.dtype})")
-        if array.ndim < 1 or len(array) != rows:
-            raise DataError(f"{name}: shape {array.shape}, but the video's {frames} frames need {rows} rows")
-        if name in dims and array.shape[1:] != (dims[name],):
-            raise DataError(f"{name}: shape {array.shape}, but rows of {dims[name]} are promised")
-
-
-def _complete(promised: Spec, lines: list[dict[str, Any]]) -> Spec:
-    """The promise with what the packed videos turned out to be."""
-
-    def common(name: str) -> Any:
-        values = {line[name] for line in lines}
-        return values.pop() if len(values) == 1 else None
-
-    return replace(promised, samples=len(lines), fps=common("fps"), width=common("width"), height=common("height"))
-
-
-def _write_json_lines(path: Path, lines: list[dict[str, Any]]) -> None:
-    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+def _begin(folder: Path, plan: dict[str, Any], overwrite: bool) -> None:
+    """Make the folder of an unfinished pack, or check that what is there is the same pack."""
+    if (folder / PLAN_FILE).is_file():
+        begun = json.loads((folder / PLAN_FILE).read_text())
+        if begun == plan:
+            return
+        if not overwrite and any((folder / BLOCKS).iterdir()):
+            other = next(key for key in plan if begun.get(key) != plan[key])
+            raise DataError(f"'{folder}' was begun with another {other}; give --overwrite to start over")
+        shutil.rmtree(folder)
+    (folder / BLOCKS).mkdir(parents=True, exist_ok=True)  # other parts may be starting too
+    write_whole(folder / PLAN_FILE, json.dumps(plan).encode())

@@ -1,11 +1,15 @@
-"""Write samples to numbered WebDataset tars and tell at which bytes each part lies."""
+"""Write the tars of a data set, one block of recordings each, with the lines of the index that belong to it.
+
+A block is finished once its JSON file is there: `blocks/000012.json` is written last. So a killed pack loses the block
+that was being written and nothing else, and blocks may be packed on different machines.
+"""
 
 import hashlib
 import io
 import json
 import os
 import tarfile
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,80 +17,128 @@ import numpy as np
 from webdataset import TarWriter
 
 from jepa.data.errors import DataError
-from jepa.data.sources.base import Episode
+from jepa.data.sources.base import Episode, Recording, Rejected
 from jepa.data.video import VideoInfo
 
+BLOCKS = "blocks"
+TIMES = "times"  # the array with the frames' times (s), where their rate varies
 
-class ShardWriter:
-    """Writes samples to numbered tars and knows their index afterwards."""
 
-    def __init__(self, folder: Path, limit: float) -> None:
-        self.folder, self.limit = folder, limit
-        self.files: list[Path] = []
-        self._lines: list[dict[str, Any]] = []
-        self._keys: set[str] = set()
-        self._size = float("inf")  # so that the first sample opens the first shard
-        self._writer: Any = None
+@dataclass(frozen=True)
+class Packed:
+    """A recording that was checked and is ready to be written. `looks` is its hash for finding near-duplicates."""
 
-    def __enter__(self) -> "ShardWriter":
-        return self
+    recording: Recording
+    episode: Episode
+    info: VideoInfo
+    looks: str = ""
 
-    def __exit__(self, *_: object) -> None:
-        self._close()
 
-    def write(self, episode: Episode, info: VideoInfo) -> None:
-        """Append one sample to the current shard or, when that is full, to a new one.
+def write_block(folder: Path, number: int, items: list[Packed | Rejected]) -> None:
+    """Write one block: its tar, if anything in it can be used, and then its JSON file."""
+    packed = [item for item in items if isinstance(item, Packed)]
+    block: dict[str, Any] = {
+        "shard": None,
+        "samples": [],
+        "rejected": [asdict(item) for item in items if isinstance(item, Rejected)],
+        "moments": {name: _moments([p.episode.arrays.get(name) for p in packed]) for name in ("actions", "states")},
+    }
+    if packed:
+        path = folder / f"shard-{number:06d}.tar"
+        block["samples"] = _write_tar(path, packed)
+        block["shard"] = [path.name, path.stat().st_size, file_sha256(path)]
+    write_whole(block_path(folder, number), json.dumps(block).encode())
 
-        Raises:
-            DataError: another sample has this key.
-        """
-        if episode.key in self._keys:
-            raise DataError(f"key '{episode.key}' is taken by another recording; rename one")
-        self._keys.add(episode.key)
-        if self._size >= self.limit:
-            self._open()
-        parts = {episode.suffix: episode.video, "json": json.dumps(episode.meta, sort_keys=True).encode()}
-        parts |= {f"{name}.npy": _npy(array) for name, array in episode.arrays.items()}
-        self._size += self._writer.write({"__key__": episode.key, **parts})
-        digests = {ext: hashlib.sha256(data).hexdigest() for ext, data in parts.items()}
-        line = {"id": len(self._lines), "key": episode.key, "shard": self.files[-1].name, **asdict(info)}
-        self._lines.append({**line, "members": digests})
 
-    def index(self) -> list[dict[str, Any]]:
-        """The lines of the index, with the offsets that a tar reader finds in the finished shards."""
-        places: dict[tuple[str, str], tuple[int, int]] = {}
-        for file in self.files:
-            with tarfile.open(file) as tar:
-                places |= {(file.name, m.name): (m.offset_data, m.size) for m in tar}
-        return [
-            {
-                **line,
-                "members": {
-                    ext: [*places[line["shard"], f"{line['key']}.{ext}"], digest]
-                    for ext, digest in line["members"].items()
-                },
-            }
-            for line in self._lines
-        ]
+def block_path(folder: Path, number: int) -> Path:
+    """Where the JSON file of a block is."""
+    return folder / BLOCKS / f"{number:06d}.json"
 
-    def _open(self) -> None:
-        self._close()
-        self.files.append(self.folder / f"shard-{len(self.files):06d}.tar")
-        self._file = self.files[-1].open("wb")
+
+def write_whole(path: Path, data: bytes) -> None:
+    """Write a file that is there as a whole or not at all, also after a crash."""
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    with temporary.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
+
+
+def file_sha256(path: Path) -> str:
+    """Digest of a file of any size."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while piece := file.read(1 << 22):
+            digest.update(piece)
+    return digest.hexdigest()
+
+
+def _write_tar(path: Path, items: list[Packed]) -> list[dict[str, Any]]:
+    """The lines of the index, with the offsets that a tar reader finds in the finished shard."""
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    lines = []
+    with temporary.open("wb") as file:
         # no time, no user: the same samples give the same bytes
-        self._writer = TarWriter(self._file, user="", group="", encoder=False, mtime=0)
-        self._size = 0
+        with TarWriter(file, user="", group="", encoder=False, mtime=0) as writer:
+            for item in items:
+                parts = _parts(item)
+                writer.write({"__key__": item.recording.key, **parts})
+                lines.append(_line(item, {ext: hashlib.sha256(data).hexdigest() for ext, data in parts.items()}))
+        file.flush()
+        os.fsync(file.fileno())
+    with tarfile.open(temporary) as tar:
+        places = {member.name: (member.offset_data, member.size) for member in tar}
+    for line in lines:
+        members = line["members"]
+        line["members"] = {ext: [*places[f"{line['key']}.{ext}"], digest] for ext, digest in members.items()}
+    temporary.replace(path)
+    return lines
 
-    def _close(self) -> None:
-        if self._writer is not None:
-            self._writer.close()
-            self._file.flush()
-            os.fsync(self._file.fileno())
-            self._file.close()
-            self._writer = None
+
+def _parts(item: Packed) -> dict[str, bytes]:
+    episode = item.episode
+    meta = {"file": item.recording.file, "language": episode.language, "label": episode.label, **episode.meta}
+    parts = {episode.suffix: episode.video, "json": json.dumps(meta, sort_keys=True).encode()}
+    parts |= {f"{name}.npy": _npy(array) for name, array in episode.arrays.items()}
+    if item.info.times is not None:
+        parts[f"{TIMES}.npy"] = _npy(item.info.times)
+    return parts
+
+
+def _line(item: Packed, digests: dict[str, str]) -> dict[str, Any]:
+    info = {name: getattr(item.info, name) for name in ("frames", "fps", "width", "height", "rotation")}
+    label = -1 if item.episode.label is None else item.episode.label
+    more = {"looks": item.looks} if item.looks else {}
+    return {"key": item.recording.key, "file": item.recording.file, **info, "label": label, "members": digests, **more}
+
+
+def _moments(arrays: list[np.ndarray | None]) -> dict[str, Any] | None:
+    """Count, mean, sum of squared deviations and bounds of rows, from which blocks are put together."""
+    rows = [np.asarray(a, np.float64) for a in arrays if a is not None and a.ndim == 2 and len(a)]
+    if not rows:
+        return None
+    x = np.concatenate(rows)
+    values = {"mean": x.mean(0), "m2": ((x - x.mean(0)) ** 2).sum(0), "min": x.min(0), "max": x.max(0)}
+    return {"count": len(x), **{name: value.tolist() for name, value in values.items()}}
 
 
 def _npy(array: np.ndarray) -> bytes:
     out = io.BytesIO()
     np.save(out, array, allow_pickle=False)
     return out.getvalue()
+
+
+def check_arrays(arrays: dict[str, np.ndarray], frames: int, action_dim: int, state_dim: int) -> None:
+    """Raises DataError unless every array is of finite numbers with one row a frame (actions: one fewer)."""
+    dims = {"actions": action_dim, "states": state_dim}
+    if missing := [name for name, dim in dims.items() if dim and name not in arrays]:
+        raise DataError(f"no {missing[0]}")
+    for name, array in arrays.items():
+        rows = frames - (name == "actions")
+        if array.dtype.kind not in "fiub" or not np.isfinite(array).all():
+            raise DataError(f"{name}: not finite numbers (dtype {array.dtype})")
+        if array.ndim < 1 or len(array) != rows:
+            raise DataError(f"{name}: shape {array.shape}, but the video's {frames} frames need {rows} rows")
+        if name in dims and array.shape[1:] != (dims[name],):
+            raise DataError(f"{name}: shape {array.shape}, but rows of {dims[name]} are promised")

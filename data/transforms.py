@@ -20,7 +20,10 @@ def normalize(frames: Tensor) -> Tensor:
 
 
 def generator(seed: int, epoch: int, sample_id: int) -> np.random.Generator:
-    """The random numbers of one sample in one epoch: the same on any rank, worker or resume."""
+    """The random numbers of one sample in one epoch: the same on any rank, worker or resume.
+
+    The order of draws is part of what a seed means: `sampling.sample_frames`, `random_crop`, `rand_augment`.
+    """
     return np.random.Generator(np.random.PCG64(np.random.SeedSequence((seed, epoch, sample_id))))
 
 
@@ -47,6 +50,7 @@ def random_crop(
     """A box whose share of the area is uniform in `scale` and whose width/height is log-uniform in `aspect`.
 
     After ten boxes that do not fit, the largest centred box with an aspect in range (Inception, as V-JEPA 2).
+    Draws from `rng`: the mirror, then for each box its area and aspect, then top and left of the one that fits.
     """
     mirror = bool(rng.random() < 0.5) and hflip
     for _ in range(10):
@@ -67,14 +71,25 @@ def centre_crop(height: int, width: int) -> Crop:
     return Crop((height - side) // 2, (width - side) // 2, side, side)
 
 
+def views(height: int, width: int, count: int) -> list[Crop]:
+    """`count` squares at equal distances along the longer side, from edge to edge; the centred one if 1."""
+    if count == 1:
+        return [centre_crop(height, width)]
+    side = min(height, width)
+    return [
+        Crop((height - side) * i // (count - 1), (width - side) * i // (count - 1), side, side) for i in range(count)
+    ]
+
+
 def cut(frames: Tensor, crop: Crop, size: int) -> Tensor:
     """The same box of every frame, resized to a square: (T, C, h, w) uint8 -> (T, C, size, size) uint8.
 
-    The box is cut before it is resized: far fewer pixels are touched than the other way round.
+    The box is cut before it is resized: far fewer pixels are touched than the other way round. Fastest where
+    `frames` is a view of (T, h, w, C), as decoders give: torch resizes such pictures in place of single channels.
     """
     box = frames[..., crop.top : crop.top + crop.height, crop.left : crop.left + crop.width]
-    out = resize(box, size, size)
-    return (out.flip(-1) if crop.mirror else out).contiguous()
+    out = resize(box, size, size).contiguous()  # before the mirror: a flip of contiguous rows costs least
+    return out.flip(-1) if crop.mirror else out
 
 
 def resize(frames: Tensor, height: int, width: int) -> Tensor:

@@ -1,78 +1,115 @@
-"""Check a video file before it is packed, and make a smaller one of it."""
+"""Check a video or an image before it is packed: whole, decodable, and of what size and rate."""
 
-import io
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import TYPE_CHECKING
 
-from jepa.data.decode import decode, decode_pyav, open_video
+import numpy as np
+
+from jepa.data.decode import decode
 from jepa.data.errors import DataError
+from jepa.data.packets import decode_packets, frame_numbers, frame_rotation, open_video, read_packets
+from jepa.data.stills import image_pixels, image_rotation, is_image, open_image
 
 if TYPE_CHECKING:
-    from av.container import InputContainer
+    from av.packet import Packet
 
 LOST_SECONDS = Fraction(1, 4)  # a Matroska file may end this much before the duration it declares
+
+BARE_STREAMS = ("h264", "hevc", "mpegvideo", "m4v", "mjpeg")  # of them FFmpeg makes up the rate
 
 
 @dataclass(frozen=True)
 class VideoInfo:
-    """What a checked video has: frames, frames per second, pixels."""
+    """What a checked video has: frames, frames per second, pixels as shown.
+
+    The stored pictures are upright when turned by `rotation` (0, 90, 180 or 270) degrees clockwise. `times`
+    (frames,), float64, are seconds from the first frame where the frame rate varies, None where it does not; `fps` is
+    the mean rate then.
+    """
 
     frames: int
     fps: float
     width: int
     height: int
+    rotation: int = 0
+    times: np.ndarray | None = None
 
 
-def inspect(data: bytes, *, to_shrink: bool = False) -> VideoInfo:
-    """Check that a video file's bytes are whole and can be decoded; `to_shrink` allows what `shrink` mends.
+def inspect(data: bytes, *, to_transcode: bool = False) -> VideoInfo:
+    """Check that a video's or an image's bytes are whole and can be decoded; an image is one frame at 1 fps.
+
+    The declared size is looked at before a frame is decoded. `to_transcode` allows what encoding anew mends.
 
     Raises:
-        DataError: with the reason why not (empty, not a video, audio only, cut off, ...).
+        DataError: with the reason why not (empty, not a video, audio only, cut off, too large, ...).
     """
     import av
 
     if not data:
         raise DataError("empty file")
+    if is_image(data):
+        return _inspect_image(data)
     try:
         with open_video(data) as container:
-            if not container.streams.video:
-                raise DataError("no video stream" + " (audio only)" * bool(container.streams.audio))
+            packets = read_packets(container)
             stream = container.streams.video[0]
-            rate, declared = stream.average_rate or stream.guessed_rate, stream.frames
-            duration = Fraction(container.duration or 0, av.time_base)
-            frames, hidden, end = _count(container)
-        if frames < declared:
-            with open_video(data, ignore_edits=True) as container:
-                there, *_ = _count(container)
-            if there < declared:
-                raise DataError(f"truncated: {there} of {declared} frames are there")
+            rate = stream.average_rate or stream.guessed_rate
+            if container.format.name in BARE_STREAMS:
+                raise DataError("no frame rate: a bare stream; put it into an MP4 file")
+            _check_whole(data, len(packets), stream.frames)
+            first = next(decode_packets(packets), None)
+        hidden = sum(packet.is_discard for packet in packets)
+        if hidden and not to_transcode:
+            raise DataError(f"{hidden} frames are hidden by an edit list; encode it anew")
+        if first is None:
+            raise DataError("no frames")
+        fps, times = _rate(packets, rate)
     except av.error.FFmpegError as error:
         raise DataError(_why_unreadable(data, error.strerror)) from error
-    if not declared and end + LOST_SECONDS < duration:
-        raise DataError(f"truncated: {float(end):.2f} of {float(duration):.2f} seconds are there")
-    if hidden and not to_shrink:
-        raise DataError(f"{hidden} frames are hidden by an edit list; give a short side to encode it anew")
-    frames -= hidden
-    if not frames:
-        raise DataError("no frames")
-    if not rate:
-        raise DataError("no frame rate")
-    read = decode_pyav if hidden else decode  # decord takes hidden frames for others
-    height, width = read(data, [0, frames - 1]).shape[1:3]
-    return VideoInfo(frames, float(rate), width, height)
+    frames = len(packets) - hidden
+    height, width = decode(data, [frames - 1]).shape[1:3]  # the first is decoded already
+    return VideoInfo(frames, fps, width, height, frame_rotation(first), times)
 
 
-def _count(container: "InputContainer") -> tuple[int, int, Fraction]:
-    """Whole packets of the first video stream, how many of them are hidden, the last moment (s) of all."""
-    frames, hidden, end = 0, 0, Fraction(0)
-    for packet in container.demux():
-        if packet.size and not packet.is_corrupt:
-            frames += packet.stream is container.streams.video[0]
-            hidden += packet.stream is container.streams.video[0] and packet.is_discard
-            if packet.pts is not None:
-                end = max(end, (packet.pts + (packet.duration or 0)) * packet.time_base)
-    return frames, hidden, end
+def _inspect_image(data: bytes) -> VideoInfo:
+    image = open_image(data)
+    height, width = image_pixels(image).shape[:2]
+    rotation = image_rotation(image)  # in some files it lies behind the pixels
+    return VideoInfo(1, 1.0, *((height, width) if rotation % 180 else (width, height)), rotation)
+
+
+def _check_whole(data: bytes, frames: int, declared: int) -> None:
+    """MP4 and AVI files say how many frames they have, others only how long they are, with their sound."""
+    import av
+
+    with open_video(data, ignore_edits=True) as container:
+        if declared and frames < declared:  # the end of the file may be gone, or an edit list hides some
+            frames = len(read_packets(container))
+            if frames < declared:
+                raise DataError(f"truncated: {frames} of {declared} frames are there")
+        elif not declared:
+            packets = [p for p in container.demux() if p.size and not p.is_corrupt and p.pts is not None]
+            end = max(((p.pts + (p.duration or 0)) * p.time_base for p in packets), default=Fraction(0))
+            duration = Fraction(container.duration or 0, av.time_base)
+            if end + LOST_SECONDS < duration:
+                raise DataError(f"truncated: {float(end):.2f} of {float(duration):.2f} seconds are there")
+
+
+def _rate(packets: list["Packet"], declared: Fraction | None) -> tuple[float, np.ndarray | None]:
+    """Frames per second, and the times of frames (s) where they are not even."""
+    numbers = frame_numbers(packets)
+    if not numbers or len(numbers) < 2:
+        if not declared:
+            raise DataError("no frame rate")
+        return float(declared), None
+    ticks = np.fromiter(numbers, float)
+    times = (ticks - ticks[0]) * float(packets[0].time_base)
+    mean = (len(times) - 1) / times[-1]
+    for fps in (float(declared or mean), mean):
+        if np.abs(times * fps - np.arange(len(times))).max() <= 0.5:  # half a frame
+            return fps, None
+    return mean, times
 
 
 def _why_unreadable(data: bytes, message: str | None) -> str:
@@ -81,42 +118,3 @@ def _why_unreadable(data: bytes, message: str | None) -> str:
     if data[4:8] == b"ftyp" and b"moov" not in data:
         return "truncated: an MP4 file without its index (moov)"
     return f"not a readable video: {message}"
-
-
-def shrink(data: bytes, short_side: int) -> bytes:
-    """The same frames as H.264 in MP4 with `short_side` pixels on the shorter side, or fewer if it has fewer.
-
-    A key frame every 16 frames keeps access to single frames cheap. The same input gives the same bytes.
-
-    Raises:
-        DataError: the video cannot be decoded.
-    """
-    import av
-    from av.video.frame import PictureType
-
-    out = io.BytesIO()
-    try:
-        with open_video(data) as source, av.open(out, "w", format="mp4") as target:
-            video = source.streams.video[0]
-            factor = min(1.0, short_side / min(video.width, video.height))
-            rate = video.average_rate or video.guessed_rate
-            stream = target.add_stream("libx264", rate=rate)
-            stream.width, stream.height = (_even(n * factor) for n in (video.width, video.height))
-            stream.pix_fmt = "yuv420p"
-            # x264's bytes depend on the number of threads, and its mbtree differs from run to run
-            options = {"threads": "1", "x264-params": "mbtree=0"}
-            stream.options = {"g": "16", "crf": "20", "preset": "veryfast", **options}
-            for i, frame in enumerate(source.decode(video)):
-                small = frame.reformat(stream.width, stream.height, "yuv420p", interpolation="AREA")
-                small.pts, small.time_base = i, 1 / rate  # frames keep their number
-                small.pict_type = PictureType.NONE  # else the source dictates key frames
-                target.mux(stream.encode(small))
-            target.mux(stream.encode(None))
-    except av.error.FFmpegError as error:
-        raise DataError(f"cannot be decoded: {error.strerror}") from error
-    return out.getvalue()
-
-
-def _even(length: float) -> int:
-    """H.264 with 4:2:0 colour needs even sides."""
-    return max(2, 2 * round(length / 2))

@@ -7,6 +7,8 @@ from typing import Annotated, Any
 
 import typer
 
+from jepa import cli_data
+
 app = typer.Typer(
     name="jepa",
     no_args_is_help=True,
@@ -14,6 +16,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="From raw video to a robot that reaches a goal image: collect, pack, … plan, report.",
 )
+
+app.command()(cli_data.pack)
+app.add_typer(cli_data.app)
 
 Preset = Annotated[str, typer.Argument(help="Preset name (configs/<verb>/NAME.yaml) or path of a YAML file.")]
 Overrides = Annotated[list[str] | None, typer.Argument(help="key.sub=value …, applied last.", show_default=False)]
@@ -50,37 +55,6 @@ def collect(
         f"object travel {summary['object_travel_m']:.2f} m an episode, lifted in {summary['lifted']:.0%}",
         soft_wrap=True,
     )
-
-
-@app.command()
-def pack(
-    source: Annotated[str, typer.Argument(help="Kind of source: folder, lerobot or collected.")],
-    path: Annotated[Path, typer.Argument(help="Where the videos are.")],
-    out: Annotated[Path, typer.Argument(help="Folder to write shards to.")],
-    short_side: Annotated[int, typer.Option(min=0, help="Re-encode to this short side; 0 keeps the bytes.")] = 0,
-    camera: Annotated[str, typer.Option(help="Which camera, where a source has several; the first by default.")] = "",
-    strict: Annotated[bool, typer.Option("--strict", help="Exit with an error if any file was rejected.")] = False,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace shards that are already there.")] = False,
-) -> None:
-    """Pack videos into WebDataset shards with an index; unusable files are listed with their reasons."""
-    from jepa.data.pack import pack as run
-    from jepa.logs import console, progress_bar
-
-    with progress_bar() as bar:
-        task = bar.add_task(f"pack {path.name}", total=None, figures="")
-        report = run(
-            source,
-            path,
-            out,
-            camera=camera or None,
-            short_side=short_side or None,
-            strict=strict,
-            overwrite=overwrite,
-            progress=lambda done: bar.update(task, completed=done),
-        )
-    console.print(f"{report.packed} videos in {report.shards} shards at {out}, {report.seconds:.1f} s")
-    for rejected in report.rejected:
-        console.print(f"[yellow]rejected[/] {rejected.file}: {rejected.reason}", soft_wrap=True)
 
 
 @app.command()

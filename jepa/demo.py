@@ -48,7 +48,8 @@ def stages(out: Path, config: DemoConfig) -> list[Stage]:
         return (*jepa, "collect", str(out / "episodes" / split), *flags, f"--variation={config.variation}")
 
     def pack(split: str) -> tuple[str, ...]:
-        return (*jepa, "pack", "collected", str(out / "episodes" / split), str(out / "shards" / split), "--overwrite")
+        folders = (str(out / "episodes" / split), str(out / "shards" / split))
+        return (*jepa, "pack", "collected", *folders, "--encode", "keep", "--overwrite")
 
     train, heldout = out / "shards" / "train", out / "shards" / "heldout"
     data = (f"shards={train}", f"heldout={heldout}")

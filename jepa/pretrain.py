@@ -12,8 +12,8 @@ from omegaconf import MISSING
 from jepa import checkpoint, health
 from jepa.config import build, plugin, to_dict
 from jepa.data.clip import Clip
-from jepa.data.index import Manifest
-from jepa.data.loader import Clips, DataConfig, clips
+from jepa.data.config import DataConfig, load_manifests
+from jepa.data.loader import Clips, clips
 from jepa.logs import JsonLines, console
 from jepa.models.encoder import EncoderConfig, build_encoder
 from jepa.models.predictor import PredictorConfig
@@ -39,7 +39,9 @@ class PretrainConfig:
 
 def run(config: PretrainConfig) -> None:
     """Train to `loop.steps`, resuming from the newest valid checkpoint of `out`."""
-    manifest = Manifest.load(required(config.data.shards, "data.shards"))
+    if not config.data.mix:
+        required(config.data.shards, "data.shards")
+    manifests = load_manifests(config.data)
     out = Path(config.out)
     checkpoint.claim_run(out, to_dict(config))
     accelerator = make_accelerator(config.out, config.loop.threads)
@@ -52,7 +54,7 @@ def run(config: PretrainConfig) -> None:
     def batches(done: int) -> Iterator[Clip]:
         rank, world = accelerator.process_index, accelerator.num_processes
         feed = clips(
-            manifest,
+            manifests,
             config.data,
             batch_size=config.batch_size,
             seed=config.seed,
@@ -75,6 +77,8 @@ def run(config: PretrainConfig) -> None:
 
 def listed(feed: Clips, path: Path, done: int) -> Iterator[Clip]:
     """The clips of `feed`; every sample that had to be replaced is written to a ledger, with the step."""
+    if feed.left_out:
+        console.print(f"{feed.left_out} videos are shorter than a clip and left out")
     known, step = 0, done
     with JsonLines(path, done) as ledger:
         try:
@@ -97,6 +101,8 @@ def heldout_clips(config: PretrainConfig) -> list[Clip]:
     data = replace(
         config.data,
         shards=config.heldout,
+        mix=[],
+        rand_augment=False,
         crop_scale=(1.0, 1.0),
         crop_aspect=(1.0, 1.0),
         hflip=False,
@@ -104,5 +110,4 @@ def heldout_clips(config: PretrainConfig) -> list[Clip]:
     )
     size = min(64, config.heldout_clips)
     steps = math.ceil(config.heldout_clips / size)
-    manifest = Manifest.load(config.heldout)
-    return list(clips(manifest, data, batch_size=size, seed=config.seed, steps=steps))
+    return list(clips(load_manifests(data), data, batch_size=size, seed=config.seed, steps=steps))

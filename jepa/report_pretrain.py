@@ -13,8 +13,8 @@ from sklearn.decomposition import PCA
 from jepa.config import build, from_dict
 from jepa.data import transforms
 from jepa.data.clip import Clip
-from jepa.data.decode import decode
 from jepa.data.index import Manifest
+from jepa.data.loader import read_frames
 from jepa.data.transforms import normalize
 from jepa.models.encoder import Encoder, build_encoder
 from jepa.pretrain import PretrainConfig, heldout_clips
@@ -47,18 +47,18 @@ def data(run: Path) -> str:
     size = f"{spec.width}×{spec.height} px" if spec.width else "pictures of several sizes"
     rate = f"{spec.fps:g} frames a second" if spec.fps else "several frame rates"
     robot = f"; actions in {', '.join(spec.action_units)}" if spec.action_dim else "; no actions"
-    frames = sum(entry.frames for entry in train.samples)
+    frames = int(train.samples["frames"].sum())
     text = f"{len(train)} training videos with {frames} frames, {size}, {rate}{robot}."
     try:
         text += f" Held out: {len(shards(run, 'heldout'))} others."
     except ValueError as error:
         text += f" Held out: none ({error})."
     chosen = np.linspace(0, len(train) - 1, min(SHEET, len(train))).astype(int).tolist()
-    middles = np.concatenate([_frames(train, i, [train.samples[i].frames // 2]) for i in chosen])
+    middles = np.concatenate([_frames(train, i, [train[i].frames // 2]) for i in chosen])
     sheet = mosaic(middles, 12, f"The middle frame of {len(chosen)} training videos.")
     rows = []
     for i in chosen[:: max(1, len(chosen) // 3)][:3]:
-        ids = np.linspace(0, train.samples[i].frames - 1, 10).astype(int).tolist()
+        ids = np.linspace(0, train[i].frames - 1, 10).astype(int).tolist()
         rows.append((_behaviour(train, i), _frames(train, i, ids)))
     return paragraph(text) + sheet + paragraph("Three of them from start to end:") + strips(rows, SHEET_SIDE)
 
@@ -196,7 +196,7 @@ def _config(run: Path) -> PretrainConfig:
 def _clips(run: Path, config: PretrainConfig, count: int) -> Clip:
     """The first held-out clips of the run's health figures, read once and not kept."""
     data = replace(config.data, cache_gb=0.0)
-    heldout = str(shards(run, "heldout").dir)
+    heldout = shards(run, "heldout").location
     return heldout_clips(replace(config, data=data, heldout=heldout, heldout_clips=count))[0]
 
 
@@ -213,7 +213,7 @@ def _mask_names(folder: Path) -> dict[int, str]:
 
 def _frames(manifest: Manifest, i: int, ids: Sequence[int]) -> np.ndarray:
     """Frames (T, SHEET_SIDE, SHEET_SIDE, 3) of a sample, their centred square."""
-    pixels = torch.from_numpy(decode(manifest.read(i).video, ids)).permute(0, 3, 1, 2)
+    pixels, _ = read_frames(manifest, i, ids)
     crop = transforms.centre_crop(*pixels.shape[-2:])
     return transforms.cut(pixels, crop, SHEET_SIDE).permute(0, 2, 3, 1).numpy()
 
@@ -225,7 +225,7 @@ def _behaviour(manifest: Manifest, i: int) -> str:
         if name in arrays:
             ids = arrays[name].tolist()
             return " → ".join(classes[k] for n, k in enumerate(ids) if n == 0 or ids[n - 1] != k)
-    return manifest.samples[i].key
+    return manifest[i].key
 
 
 def _smooth(steps: Sequence[float], values: Sequence[float], window: int) -> tuple[Any, Any]:

@@ -11,9 +11,8 @@ import torch
 from torch import Tensor
 
 from jepa.data import transforms
-from jepa.data.decode import decode
-from jepa.data.errors import DataError
 from jepa.data.index import Manifest
+from jepa.data.loader import read_frames
 from jepa.probes.kinds.base import ProbeError
 from jepa.runs import read_cache, write_cache
 
@@ -38,7 +37,7 @@ class Episodes:
 
     def arrays(self) -> set[str]:
         """Names of the per-frame arrays that all of them have."""
-        return set.intersection(*(set(self.manifest.samples[i].arrays) for i in self.ids)) - {"actions"}
+        return set(self.manifest.arrays) - {"actions"}
 
 
 @dataclass(frozen=True)
@@ -92,7 +91,7 @@ def draw_windows(episodes: Episodes, spec: ClipSpec, seed: int) -> list[Window]:
     """
     windows = []
     for i in episodes.ids:
-        entry = episodes.manifest.samples[i]
+        entry = episodes.manifest[i]
         step = entry.fps / spec.fps if spec.fps > 0 else 1.0
         offsets = np.rint(np.arange(spec.frames) * step).astype(np.int64)
         starts = entry.frames - int(offsets[-1])
@@ -102,7 +101,7 @@ def draw_windows(episodes: Episodes, spec: ClipSpec, seed: int) -> list[Window]:
             windows += [Window(i, s + offsets, bool(rng.random() < 0.5)) for s in chosen]
     if not windows:
         raise ProbeError(
-            f"{episodes.manifest.dir}: no episode has {spec.frames} frames at {spec.fps} fps; lower frames"
+            f"{episodes.manifest.location}: no episode has {spec.frames} frames at {spec.fps} fps; lower frames"
         )
     rng = np.random.default_rng((seed, len(windows)))
     kept = np.sort(rng.permutation(len(windows))[: spec.max_clips])
@@ -157,11 +156,7 @@ def _read(
     needed = sorted({int(f) for ws in windows.values() for w in ws for f in w.frame_ids})
     if not needed:
         return
-    entry, sample = episodes.manifest.samples[i], episodes.manifest.read(i)
-    try:
-        pixels = torch.from_numpy(decode(sample.video, needed)).permute(0, 3, 1, 2)  # (T, 3, h, w)
-    except DataError as error:
-        raise DataError(f"{entry.shard}: {entry.key}: {error}") from error
+    pixels, sample = read_frames(episodes.manifest, i, needed)
     frames = transforms.cut(pixels, transforms.centre_crop(*pixels.shape[-2:]), size)
     for seed, own in windows.items():
         for window in own:
@@ -180,7 +175,7 @@ def _read(
 def _videos(manifest: Manifest) -> dict[str, str]:
     """sha256 -> key of every video."""
     found = {}
-    for entry in manifest.samples:
+    for entry in manifest:
         name = next(ext for ext in entry.members if ext != "json" and not ext.endswith(".npy"))
         found[entry.members[name][2]] = entry.key
     return found

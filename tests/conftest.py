@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 import torch
 
-from jepa.data.pack import pack
 from jepa.models.encoder import EncoderConfig
 
 TINY_PRETRAIN = [
@@ -51,6 +50,8 @@ def moving_square(tmp_path_factory):
     promise = {"format": "jepa-episodes-1", "fps": 4.0, "action_dim": 7, "state_dim": 7, "action_units": units}
     promise |= {"state_units": units, "labels": {"skill": ["even", "odd"]}, "extra": {"object_pos": ["m"] * 3}}
     (folder / "dataset.json").write_text(json.dumps(promise))
+    from jepa.data.pack import pack
+
     pack("collected", folder, folder.with_name("square_shards"))
     return folder.with_name("square_shards")
 

@@ -17,15 +17,15 @@ PLUGINS = {
     "jepa/masks": ("Config", "build"),
     "jepa/objectives": ("Config", "build"),
     "jepa/worlds": ("Config", "build"),
-    "data/sources": ("spec", "episodes"),
+    "data/sources": ("spec", "recordings", "load"),
     "probes/kinds": ("Config", "build"),
     "planning/planners": ("Config", "build"),
     "planning/envs": ("Config", "build"),
 }
 """Plugin folder -> the names that every file of it but `base.py` has."""
 
-EXTRAS = ("mujoco", "gymnasium", "pyarrow", "deepspeed", "transformers", "OpenGL", "glfw")
-ROOTS = re.compile(r"jepa\.(cli|__main__|demo|report(_\w+)?)$")
+EXTRAS = ("mujoco", "gymnasium", "pyarrow", "h5py", "aiohttp", "deepspeed", "transformers", "OpenGL", "glfw")
+ROOTS = re.compile(r"jepa\.(cli(_\w+)?|__main__|demo|report(_\w+)?)$")
 """Composition roots: they put the parts together and may import everything."""
 
 

@@ -61,7 +61,7 @@ ONE_LINE = {
     "world not given": (["plan", "debug", "out=OUT"], "world"),
     "missing world run": (["plan", "debug", "out=OUT", "world=OUT/nosuch"], "OUT/nosuch"),
     "missing videos": (["pack", "folder", "OUT/nosuch", "OUT/shards"], "no such folder: 'OUT/nosuch'"),
-    "unknown source": (["pack", "nosuch", "OUT", "OUT/shards"], "no source 'nosuch'; there are: collected, folder"),
+    "unknown source": (["pack", "nosuch", "OUT", "OUT/shards"], "no source 'nosuch'; there are: collected, csv, droid"),
     "unknown demo": (["demo", "OUT/demo", "--preset", "nosuch"], "no demo preset 'nosuch'"),
     "nothing to report": (["report", "OUT/nosuch"], "OUT/nosuch"),
 }

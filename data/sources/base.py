@@ -1,8 +1,14 @@
-"""What every source of videos yields: recordings, and files it cannot use with the reason.
+"""What every source of videos yields: a list of recordings, and each of them with its bytes when asked for.
 
-A source file has `spec(path) -> Spec` (what it promises, without counts and sizes) and
-`episodes(path) -> Iterator[Episode | Rejected]`, in an order that depends on names only. A source may take
-`camera` where a recording has several views. It hands over video bytes as they are: `pack` checks them.
+A source file has three functions:
+
+- `spec(path) -> Spec`: what it promises, without counts and sizes;
+- `recordings(path) -> Iterator[Recording | Rejected]`: every recording, in an order that depends on names only, without
+  reading a video; where a recording has several views, each is one, and `camera` picks those of one name;
+- `load(path, recording) -> Episode`: one recording; raises DataError with the reason where it cannot be used.
+
+Listing and loading are apart so that packing can be spread over processes and machines and be resumed. A source hands
+over video bytes as they are: `pack` checks them.
 """
 
 import re
@@ -17,16 +23,24 @@ from jepa.data.errors import DataError
 
 
 @dataclass(frozen=True)
+class Recording:
+    """One line of a source's list: cheap to make and to send to another process."""
+
+    key: str  # stable and unique name of letters, digits, '_' and '-'; the tar members are called so
+    file: str  # where it comes from, for messages
+    place: tuple[Any, ...] = ()  # what `load` needs to find it: strings and numbers
+
+
+@dataclass(frozen=True)
 class Episode:
     """One recording: `arrays` has `actions` (T-1, A) and any other per-frame arrays (T, ...)."""
 
-    key: str  # stable name of letters, digits, '_' and '-'; the tar members are called so
-    file: str  # where it comes from, for messages
-    video: bytes
-    suffix: str  # the video file's suffix without the dot
-    fps: float | None = None  # None: the video's own
+    video: bytes  # a video file, or an image file as a video of one frame
+    suffix: str  # the file's suffix without the dot, in lower case
     arrays: dict[str, np.ndarray] = field(default_factory=dict)
-    meta: dict[str, Any] = field(default_factory=dict)  # JSON-able
+    language: str = ""  # what the recording shows or was asked for, in words
+    label: int | None = None  # class of the whole recording
+    meta: dict[str, Any] = field(default_factory=dict)  # JSON-able: whatever else the source knows
 
 
 @dataclass(frozen=True)

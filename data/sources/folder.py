@@ -4,10 +4,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from jepa.data.clip import Spec
-from jepa.data.errors import DataError
-from jepa.data.sources.base import Episode, Rejected, need_folder, read_bytes, safe_key
-
-SUFFIXES = ".mp4 .m4v .mov .avi .mkv .webm .mpg .mpeg .ts .mts .m2ts .flv .wmv .asf .ogv .3gp".split()  # noqa: SIM905
+from jepa.data.sources.base import Episode, Recording, Rejected, need_folder, read_bytes, safe_key
+from jepa.data.suffixes import VIDEO
 
 
 def spec(path: Path) -> Spec:
@@ -16,18 +14,20 @@ def spec(path: Path) -> Spec:
     return Spec()
 
 
-def episodes(path: Path) -> Iterator[Episode | Rejected]:
+def recordings(path: Path) -> Iterator[Recording | Rejected]:
     """Every file of the folder, by name: a recording, or the reason why not."""
     need_folder(path)
     for file in sorted(p for p in path.rglob("*") if not p.is_dir()):
         name = file.relative_to(path).as_posix()
-        suffix = file.suffix.lower()
-        if suffix not in SUFFIXES or not file.is_file():
-            yield Rejected(name, f"not a video file (suffix '{suffix}')" if file.is_file() else "not a file")
-            continue
-        try:
-            data = read_bytes(file)
-        except DataError as error:
-            yield Rejected(name, str(error))
-            continue
-        yield Episode(safe_key(name), name, data, suffix[1:], meta={"file": name})
+        if not file.is_file():
+            yield Rejected(name, "not a file")
+        elif file.suffix.lower() not in VIDEO:
+            yield Rejected(name, f"not a video file (suffix '{file.suffix}')")
+        else:
+            yield Recording(safe_key(name), name)
+
+
+def load(path: Path, recording: Recording) -> Episode:
+    """The file's bytes as they are."""
+    file = path / recording.file
+    return Episode(read_bytes(file), file.suffix[1:].lower(), meta={"file": recording.file})

@@ -1,107 +1,87 @@
-"""LeRobot data sets, layout v2.x: meta/info.json, one parquet file and one video per camera and episode."""
+"""LeRobot data sets of layouts v2.x and v3.0: parquet files, and per camera and episode a video or a piece of one."""
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from jepa.data.clip import Spec
 from jepa.data.errors import DataError
-from jepa.data.sources.base import Episode, Rejected, need_folder, read_bytes
-
-COLUMNS = {"observation.state": "states", "action": "actions"}
+from jepa.data.keys import view_endings
+from jepa.data.lerobot_layout import COLUMNS, Info, cached_info, places, read_info, read_table
+from jepa.data.remux import cut_video
+from jepa.data.sources.base import Episode, Recording, Rejected, read_bytes
 
 
 def spec(path: Path) -> Spec:
     """Frame rate and widths; LeRobot does not say units."""
-    info = _info(path)
-    dims = {name: _width(info, column) for column, name in COLUMNS.items()}
+    info = read_info(path)
+    widths = {COLUMNS[column]: width for column, width in info.widths.items()}
+    action_dim, state_dim = widths.get("actions", 0), widths.get("states", 0)
     return Spec(
-        fps=float(info["fps"]),
-        action_dim=dims["actions"],
-        state_dim=dims["states"],
-        action_units=("unknown",) * dims["actions"],
-        state_units=("unknown",) * dims["states"],
+        fps=info.fps,
+        action_dim=action_dim,
+        state_dim=state_dim,
+        action_units=("unknown",) * action_dim,
+        state_units=("unknown",) * state_dim,
     )
 
 
-def episodes(path: Path, camera: str | None = None) -> Iterator[Episode | Rejected]:
-    """Every episode in order, seen by `camera` (a video key; None: the first).
+def recordings(path: Path, camera: str | None = None) -> Iterator[Recording | Rejected]:
+    """Every episode in order, seen by each camera that is a video (or only by `camera`).
 
     Raises:
-        DataError: not a LeRobot v2 folder, or no such camera.
+        DataError: not a LeRobot data set of these layouts, its lists are damaged, or it has no such camera.
     """
-    info = _info(path)
-    cameras = [name for name, feature in info["features"].items() if feature["dtype"] == "video"]
-    if not cameras:
-        raise DataError(f"{path}: no video feature in meta/info.json")
-    camera = camera or cameras[0]
-    if camera not in cameras:
-        raise DataError(f"{path}: no camera '{camera}'; there are: {', '.join(cameras)}")
-    columns = [column for column in COLUMNS if _width(info, column)]
-    for line in _episode_lines(path):
-        place = {
-            "episode_index": line["episode_index"],
-            "episode_chunk": line["episode_index"] // info["chunks_size"],
-            "video_key": camera,
-        }
-        video = info["video_path"].format(**place)
-        try:
-            arrays = _arrays(path / info["data_path"].format(**place), columns)
-            yield Episode(
-                key=f"episode_{line['episode_index']:06d}",
-                file=video,
-                video=read_bytes(path / video),
-                suffix=Path(video).suffix.removeprefix("."),
-                fps=float(info["fps"]),
-                arrays=arrays,
-                meta={"file": video, "camera": camera, "tasks": line.get("tasks", [])},
+    info = read_info(path)
+    if not info.cameras and not info.image_cameras:
+        raise DataError(f"{path}: no camera among the features of meta/info.json")
+    endings = view_endings(info.cameras, camera, path)
+    for name in info.image_cameras if camera is None else ():
+        yield Rejected(name, "image-typed cameras are not supported; convert the data set to videos")
+    for place in places(path, info) if endings else ():
+        for view, ending in endings.items():
+            video, *piece = place.videos[view]
+            yield Recording(
+                f"episode_{place.index:06d}{ending}",
+                f"{video} (episode {place.index})",
+                (place.index, view, place.tasks, place.data, video, *piece),
             )
-        except DataError as error:
-            yield Rejected(video, str(error))
 
 
-def _arrays(path: Path, columns: list[str]) -> dict[str, np.ndarray]:
-    """States (T, S) and actions (T-1, A): the last frame's action leads to no frame and is left out."""
-    try:
-        import pyarrow.parquet
-    except ImportError as error:
-        raise ModuleNotFoundError("LeRobot data need pyarrow: pip install 'openjepa[lerobot]'") from error
-    try:
-        table = pyarrow.parquet.read_table(path, columns=columns)
-    except (OSError, pyarrow.ArrowException) as error:
-        raise DataError(f"{path.name} cannot be read: {str(error).splitlines()[0]}") from error
-    arrays = {COLUMNS[c]: np.asarray(table.column(c).to_pylist(), np.float32) for c in columns}
+def load(path: Path, recording: Recording) -> Episode:
+    """One camera's video of one episode; states (T, S) and actions (T-1, A) as far as there are any.
+
+    Raises:
+        DataError: a file is missing or damaged.
+    """
+    index, camera, tasks, data, video, *piece = recording.place
+    info = cached_info(path)
+    return Episode(
+        video=cut_video(path / video, *piece) if piece else read_bytes(path / video),
+        suffix=Path(video).suffix[1:].lower(),
+        arrays=_arrays(path / data, index, info),
+        language=tasks,
+        meta={"file": video, "episode": index, "camera": camera, "names": info.names},
+    )
+
+
+def _arrays(file: Path, index: int, info: Info) -> dict[str, np.ndarray]:
+    """The last frame's action leads to no frame and is left out."""
+    columns = list(info.widths)
+    if not columns:
+        return {}
+    one_of_many = [("episode_index", "==", index)] if info.major == 3 else None
+    table = read_table(file, columns, filters=one_of_many)
+    if not table.num_rows:
+        raise DataError(f"{file.name} holds nothing of episode {index}")
+    arrays = {}
+    for column, width in info.widths.items():
+        try:
+            values = np.asarray(table.column(column).to_pylist(), np.float32)
+            arrays[COLUMNS[column]] = values.reshape(table.num_rows, width)
+        except (TypeError, ValueError) as error:
+            raise DataError(f"{file.name}: '{column}' is not {width} numbers per frame") from error
     if "actions" in arrays:
         arrays["actions"] = arrays["actions"][:-1]
     return arrays
-
-
-def _info(path: Path) -> dict[str, Any]:
-    need_folder(path)
-    try:
-        info = json.loads((path / "meta" / "info.json").read_text())
-    except FileNotFoundError as error:
-        raise DataError(f"{path}: no meta/info.json; this is not a LeRobot data set") from error
-    except json.JSONDecodeError as error:
-        raise DataError(f"{path / 'meta/info.json'}: damaged ({error})") from error
-    if not str(version := info.get("codebase_version", "?")).startswith("v2."):
-        raise DataError(f"{path}: LeRobot version {version} is not supported; convert it to v2.1")
-    if missing := {"fps", "features", "chunks_size", "data_path", "video_path"} - set(info):
-        raise DataError(f"{path / 'meta/info.json'}: no '{min(missing)}'")
-    return info
-
-
-def _episode_lines(path: Path) -> list[dict[str, Any]]:
-    file = path / "meta" / "episodes.jsonl"
-    try:
-        lines = [json.loads(line) for line in file.read_text().splitlines() if line.strip()]
-        return sorted(lines, key=lambda line: line["episode_index"])
-    except (OSError, KeyError, TypeError, json.JSONDecodeError) as error:
-        raise DataError(f"{file}: cannot be read ({error})") from error
-
-
-def _width(info: dict[str, Any], column: str) -> int:
-    return int(info["features"][column]["shape"][0]) if column in info["features"] else 0

@@ -6,14 +6,15 @@ import tempfile
 from fractions import Fraction
 from pathlib import Path
 from types import SimpleNamespace
+from typing import TYPE_CHECKING
 
 import av
 import numpy as np
 import pytest
 import torch
 
-from jepa.data.index import Manifest
-from jepa.data.pack import pack
+if TYPE_CHECKING:
+    from jepa.data.index import Manifest
 
 
 def make_video(
@@ -96,13 +97,17 @@ def collected(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def shards(collected: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The collected episodes, packed into several shards; not to be changed."""
+    from jepa.data.pack import PackConfig, pack
+
     out = tmp_path_factory.mktemp("shards") / "out"
-    pack("collected", collected, out, shard_mb=0.02)
+    pack("collected", collected, out, PackConfig(per_shard=5))
     return out
 
 
 @pytest.fixture
-def manifest(shards: Path) -> Manifest:
+def manifest(shards: Path) -> "Manifest":
+    from jepa.data.index import Manifest
+
     return Manifest.load(shards)
 
 

@@ -1,5 +1,7 @@
 """Transforms: ImageNet statistics, crops inside the image, and random numbers by seed, epoch and sample."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -68,3 +70,47 @@ def test_shrink_keeps_the_ratio_and_never_enlarges() -> None:
     assert transforms.shrink(torch.zeros(1, 3, 60, 80, dtype=torch.uint8), 30).shape == (1, 3, 30, 40)
     assert transforms.shrunk_size(60, 80, 100) == (60, 80)
     assert transforms.centre_crop(60, 80) == Crop(0, 10, 60, 60)
+
+
+@pytest.mark.parametrize(("height", "width"), [(60, 80), (80, 60), (64, 64)])
+def test_views_are_squares_from_edge_to_edge(height: int, width: int) -> None:
+    side, spare = min(height, width), abs(height - width)
+    assert transforms.views(height, width, 1) == [transforms.centre_crop(height, width)]
+    first, middle, last = transforms.views(height, width, 3)
+    assert middle == transforms.centre_crop(height, width)
+    assert first == Crop(0, 0, side, side)
+    assert last == Crop(height - side, width - side, side, side) and last.top + last.left == spare
+
+
+@pytest.mark.parametrize("crop", [Crop(3, 5, 40, 44), Crop(3, 5, 40, 44, True), Crop(0, 0, 16, 15), Crop(2, 0, 32, 32)])
+def test_cut_is_the_plain_crop_resize_and_mirror_in_any_memory_layout(crop: Crop) -> None:
+    frames = torch.randint(0, 256, (4, 48, 52, 3), dtype=torch.uint8).permute(0, 3, 1, 2)  # as decoded
+    before = frames.clone()
+    plain = []
+    for frame in frames:
+        box = frame[:, crop.top : crop.top + crop.height, crop.left : crop.left + crop.width].contiguous()[None]
+        small = torch.nn.functional.interpolate(box, (32, 32), mode="bilinear", antialias=True)[0]
+        plain.append(small.flip(-1) if crop.mirror else small)
+    out = transforms.cut(frames, crop, 32)
+    assert torch.equal(out, torch.stack(plain)) and torch.equal(frames, before)
+    assert torch.equal(transforms.cut(frames.contiguous(), crop, 32), out)
+    assert out.is_contiguous()
+
+
+def test_random_crop_draws_in_the_stated_order() -> None:
+    rng, other = np.random.default_rng(3), np.random.default_rng(3)
+    crop = transforms.random_crop(50, 50, scale=(0.2, 0.4), aspect=(1, 1), hflip=True, rng=rng)
+    mirror, area, _ = other.random() < 0.5, 2500 * other.uniform(0.2, 0.4), other.uniform(0, 0)
+    side = round(area**0.5)
+    assert crop == Crop(int(other.integers(51 - side)), int(other.integers(51 - side)), side, side, mirror)
+    assert rng.bit_generator.state == other.bit_generator.state
+    plain = transforms.random_crop(50, 50, scale=(0.2, 0.4), aspect=(1, 1), hflip=False, rng=np.random.default_rng(3))
+    assert plain == replace(crop, mirror=False)  # the same box with and without mirroring
+
+
+def test_random_crops_have_log_uniform_aspects() -> None:
+    rng = np.random.default_rng(0)
+    given = {"scale": (0.1, 0.1), "aspect": (0.25, 4), "hflip": False, "rng": rng}
+    crops = [transforms.random_crop(400, 400, **given) for _ in range(500)]
+    octaves = np.log2([c.width / c.height for c in crops])  # uniform in -2 … 2
+    assert np.abs(np.histogram(octaves, 4, (-2.02, 2.02))[0] / 500 - 0.25).max() < 0.06

@@ -64,7 +64,7 @@ def test_every_row_is_measured_and_written(encoder_run, moving_square, tmp_path)
 def test_a_second_run_encodes_nothing_and_finds_the_same(encoder_run, moving_square, tmp_path, monkeypatch):
     first = run(config_of(encoder_run, moving_square, tmp_path / "out", "tasks=[arrow]"))
     monkeypatch.setattr(jobs.features, "encode", None)
-    monkeypatch.setattr("jepa.probes.clips.decode", None)
+    monkeypatch.setattr("jepa.data.loader.decode", None)
     second = run(config_of(encoder_run, moving_square, tmp_path / "out", "tasks=[arrow]"))
     assert first["rows"] == second["rows"] and first["comparisons"] == second["comparisons"]
 

@@ -1,0 +1,68 @@
+"""A function over many items in processes, in order; an item that kills its process costs itself and nothing else."""
+
+import gc
+import multiprocessing
+import sys
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from typing import TypeVar
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+AHEAD = 4  # items under way or waiting to be fetched, per process
+
+
+def in_order(
+    work: Callable[[Item], Result], items: Iterable[Item], workers: int, crashed: Callable[[Item], Result]
+) -> Iterator[Result]:
+    """`work(item)` for every item, in order; `crashed(item)` where the process died of it (it is given two tries)."""
+    source, waiting = iter(items), deque[tuple[Item, Future[Result] | None]]()
+    pool = _pool(workers)
+    try:
+        while True:
+            while len(waiting) < AHEAD * workers:
+                try:
+                    item = next(source)
+                except StopIteration:
+                    break
+                waiting.append((item, _submit(pool, work, item)))
+            if not waiting:
+                return
+            item, future = waiting.popleft()
+            try:
+                if future is None:
+                    raise BrokenProcessPool
+                yield future.result()
+            except BrokenProcessPool:  # it says nothing about which item it was
+                again = [item, *(item for item, _ in waiting)]
+                waiting.clear()
+                yield from (_alone(work, item, crashed) for item in again)
+                pool.shutdown(wait=False)
+                pool = _pool(workers)
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _alone(work: Callable[[Item], Result], item: Item, crashed: Callable[[Item], Result]) -> Result:
+    with _pool(1) as pool:
+        try:
+            return pool.submit(work, item).result()
+        except BrokenProcessPool:
+            return crashed(item)
+
+
+def _submit(pool: ProcessPoolExecutor, work: Callable[[Item], Result], item: Item) -> Future[Result] | None:
+    try:
+        return pool.submit(work, item)
+    except BrokenProcessPool:
+        return None
+
+
+def _pool(workers: int) -> ProcessPoolExecutor:
+    gc.collect()  # PyAV's dead frames must not be freed in a fork: it has not the threads that they wait for
+    # as torch's data workers: forked where that is safe, for it costs nothing to start
+    context = multiprocessing.get_context("fork" if sys.platform == "linux" else None)
+    return ProcessPoolExecutor(workers, mp_context=context)
