@@ -17,7 +17,8 @@ OPENGL_PACKAGES := libegl1 libgl1-mesa-dri
 TYPED := \
 	jepa.checkpoint jepa.config jepa.optim jepa.runs jepa.training jepa.models.encoder \
 	jepa.masks.base jepa.objectives.base jepa.worlds.base jepa.data.sources.base \
-	jepa.data.clip jepa.data.errors jepa.data.index jepa.data.loader jepa.data.order jepa.data.pack \
+	jepa.data.clip jepa.data.config jepa.data.errors jepa.data.index jepa.data.loader jepa.data.merge jepa.data.order \
+	jepa.data.pack jepa.data.sampling jepa.data.store \
 	jepa.planning.envs.base jepa.planning.goals jepa.planning.planners.base jepa.probes.kinds.base
 
 define OPENGL_CHECK

@@ -1,6 +1,7 @@
 """What of which videos becomes a clip: the settings of the loader, and the data sets that they name."""
 
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from jepa.data.errors import DataError
 from jepa.data.index import Manifest
@@ -9,13 +10,22 @@ SHORT = ("pad_last", "loop", "skip")
 
 
 @dataclass(frozen=True)
-class Part:
+class DataSet:
     """One data set of a mixture; `frames` and `fps` as in `DataConfig` where they are None."""
 
     shards: str = ""
     weight: float = 1.0
     frames: int | None = None
     fps: float | None = None
+
+
+class Part(NamedTuple):
+    """What one data set adds to a run: how often it is drawn, and its clips' frames and frames per second."""
+
+    shards: str
+    weight: float
+    frames: int
+    fps: float
 
 
 @dataclass(frozen=True)
@@ -33,13 +43,14 @@ class DataConfig:
     than `timeout` seconds for one sample is replaced, and the sample skipped; without workers nothing can interrupt a
     decoder.
 
-    Videos are first resized so that their short side is at most `size / sqrt(crop_scale[0])`: a square crop
-    then has at least `size` pixels a side, and the cache holds no more than it needs. This happens with and
-    without a cache, so that the clips are the same.
+    Videos of which the short side is at least 4/3 of `size / sqrt(crop_scale[0])` are first resized to that: a square
+    crop then still has at least `size` pixels a side, and the cache holds no more than it needs. Smaller ones stay
+    as they are, for cutting before resizing touches fewer pixels. The cache plays no part in this, so that the clips
+    are the same with and without it.
     """
 
     shards: str = ""
-    mix: list[Part] = field(default_factory=list)
+    mix: list[DataSet] = field(default_factory=list)
     frames: int = 16
     fps: float = 4.0
     short: str = "pad_last"
@@ -73,7 +84,7 @@ class DataConfig:
     @property
     def parts(self) -> tuple[Part, ...]:
         """The data sets to mix, with their own frames and fps; one for plain `shards`."""
-        given = self.mix or [Part(self.shards)]
+        given = self.mix or [DataSet(self.shards)]
         return tuple(
             Part(
                 part.shards,

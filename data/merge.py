@@ -108,13 +108,13 @@ def _write_index(folder: Path, plan: dict[str, Any], repeated: dict[str, str]) -
     if not counts[0]:
         return Merged(0, tuple(rejected), 0, {})
     (folder / "index").mkdir(exist_ok=True)
-    mapped = [
+    samples, members, keys = (
         np.lib.format.open_memmap(folder / name, "w+", dtype, (count,))
         for name, dtype, count in zip(INDEX_FILES, (SAMPLE, MEMBER, np.dtype("u1")), counts, strict=True)
-    ]
-    shards = _fill(*mapped, _blocks(folder, plan), repeated, extensions)
-    statistics = _statistics(*mapped[:2], [block["moments"] for block in _blocks(folder, plan)])
-    for array in mapped:
+    )
+    shards = _fill(samples, members, keys, _blocks(folder, plan), repeated, extensions)
+    statistics = _statistics(samples, members, [block["moments"] for block in _blocks(folder, plan)])
+    for array in (samples, members, keys):
         array.flush()
     (folder / REJECTED_FILE).write_text("".join(json.dumps(asdict(r)) + "\n" for r in rejected))
     dataset = {

@@ -2,7 +2,9 @@
 
 import gc
 import multiprocessing
+import os
 import sys
+import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
@@ -65,4 +67,16 @@ def _pool(workers: int) -> ProcessPoolExecutor:
     gc.collect()  # PyAV's dead frames must not be freed in a fork: it has not the threads that they wait for
     # as torch's data workers: forked where that is safe, for it costs nothing to start
     context = multiprocessing.get_context("fork" if sys.platform == "linux" else None)
-    return ProcessPoolExecutor(workers, mp_context=context)
+    return ProcessPoolExecutor(workers, mp_context=context, initializer=_end_with_parent)
+
+
+def _end_with_parent() -> None:
+    """In a process of the pool, which would wait for work for ever after its parent was killed."""
+
+    def wait() -> None:
+        parent = multiprocessing.parent_process()
+        if parent:
+            parent.join()
+            os._exit(1)
+
+    threading.Thread(target=wait, daemon=True).start()

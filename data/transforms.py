@@ -10,13 +10,14 @@ from torch import Tensor
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
+WORTH_SHRINKING = 0.75  # of whole frames, to at most this share of a side: less would cost more than it saves
 
 
 def normalize(frames: Tensor) -> Tensor:
     """uint8 (..., 3, h, w) -> float32 of the same shape with ImageNet's mean and standard deviation."""
     scale = torch.tensor([1 / (255 * s) for s in IMAGENET_STD], device=frames.device).view(3, 1, 1)
     shift = torch.tensor([m / s for m, s in zip(IMAGENET_MEAN, IMAGENET_STD, strict=True)], device=frames.device)
-    return frames.float() * scale - shift.view(3, 1, 1)
+    return frames.to(torch.float32, copy=True).mul_(scale).sub_(shift.view(3, 1, 1))  # in place: batches are large
 
 
 def generator(seed: int, epoch: int, sample_id: int) -> np.random.Generator:
@@ -100,14 +101,14 @@ def resize(frames: Tensor, height: int, width: int) -> Tensor:
 
 
 def shrink(frames: Tensor, short_side: int) -> Tensor:
-    """Resize so that the short side is at most `short_side`, keeping the shape's ratio; never enlarges."""
+    """Resize so that the short side is `short_side`, keeping the shape's ratio, where that shrinks by a quarter."""
     height, width = frames.shape[-2:]
     return resize(frames, *shrunk_size(height, width, short_side))
 
 
 def shrunk_size(height: int, width: int, short_side: int) -> tuple[int, int]:
-    """The (height, width) that `shrink` gives."""
+    """The (height, width) that `shrink` gives: the same where the short side would stay above 3/4 of what it is."""
     factor = short_side / min(height, width)
-    if factor >= 1:
+    if factor > WORTH_SHRINKING:
         return height, width
     return max(1, round(height * factor)), max(1, round(width * factor))

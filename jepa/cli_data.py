@@ -2,6 +2,8 @@
 
 import math
 import os
+import time
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -9,10 +11,12 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
+    from rich.console import Console
     from torch import Tensor
 
     from jepa.data.clip import Clip
     from jepa.data.merge import Merged
+    from jepa.data.stats import Table
     from jepa.pretrain import PretrainConfig
 
 app = typer.Typer(name="data", no_args_is_help=True, help="Look at and look after packed data.")
@@ -61,10 +65,20 @@ def pack(
         i, n = (int(number) for number in part.split("/"))
     except ValueError:
         raise DataError(f"--part {part}: must be I/N, e.g. 0/8") from None
+    if encode not in ("h264", "jpeg", "keep"):
+        raise DataError(f"--encode {encode}: must be h264, jpeg or keep")
     encoding = None if encode == "keep" else Encoding(encode, short_side, gop, fps)
     config = PackConfig(camera or None, encoding, per_shard, min_seconds, unique)
+    start, before = time.perf_counter(), -1
     with progress_bar() as bar:
         task = bar.add_task(f"pack {path.name}", total=None, figures="")
+
+        def progress(done: int, total: int) -> None:
+            nonlocal before
+            before = done - 1 if before < 0 else before  # what an earlier call packed is no merit of this one
+            rate = (done - before) / (time.perf_counter() - start)
+            bar.update(task, completed=done, total=total, figures=f"{rate:.1f} a second")
+
         merged = run(
             source,
             path,
@@ -73,7 +87,7 @@ def pack(
             part=(i, n),
             workers=workers or os.cpu_count() or 1,
             overwrite=overwrite,
-            progress=lambda done, total: bar.update(task, completed=done, total=total),
+            progress=progress,
         )
     if merged:
         _tell(out, merged, strict)
@@ -120,23 +134,14 @@ def stats(
     out: Annotated[Path | None, typer.Option(help="PNG file to draw them to, too.", show_default=False)] = None,
 ) -> None:
     """Print what packed data hold: counts, lengths, sizes, actions and states with their units, labels."""
-    from rich import box
     from rich.console import Console
-    from rich.table import Table
 
     from jepa.data.index import Manifest
     from jepa.data.stats import plot, tables
 
     _check_suffix(out, ".png")
     manifest = Manifest.load(shards)
-    console = Console()
-    for found in tables(manifest):
-        table = Table(title=found.title, box=box.SIMPLE_HEAD, title_justify="left")
-        for i, name in enumerate(found.head):
-            table.add_column(name, justify="right" if i and len(found.head) > 2 else "left")
-        for row in found.rows:
-            table.add_row(*row)
-        console.print(table)
+    _print(Console(), tables(manifest))
     if out:
         plot(manifest, out)
 
@@ -213,15 +218,28 @@ def _check_suffix(out: Path | None, *suffixes: str) -> None:
         raise DataError(f"--out {out}: must end with {' or '.join(suffixes)}")
 
 
+def _print(console: "Console", tables: "Iterable[Table]") -> None:
+    from rich import box
+    from rich.table import Table as Drawn
+
+    for table in tables:
+        head = any(table.head)
+        drawn = Drawn(title=table.title, title_justify="left", show_header=head, box=box.SIMPLE_HEAD if head else None)
+        for i, name in enumerate(table.head):
+            drawn.add_column(name, justify="right" if i and len(table.head) > 2 else "left")
+        for row in table.rows:
+            drawn.add_row(*row)
+        console.print(drawn)
+
+
 def _tell(out: Path, merged: "Merged", strict: bool) -> None:
     from jepa.data.errors import DataError
-    from jepa.data.index import REJECTED_FILE
+    from jepa.data.index import REJECTED_FILE, Manifest
+    from jepa.data.stats import tables
     from jepa.logs import console
 
-    console.print(
-        f"{merged.packed} recordings in {merged.shards} shards at {out}: {merged.statistics['frames']} frames, "
-        f"{merged.statistics['hours']:.2f} h, {merged.statistics['bytes'] / 1e6:.1f} MB"
-    )
+    _print(console, tables(Manifest.load(out))[:2])  # counts; lengths and sizes
+    console.print(f"{merged.packed} recordings packed, {len(merged.rejected)} rejected; in {out}", soft_wrap=True)
     for rejected in merged.rejected[:SHOWN]:
         console.print(f"[yellow]rejected[/] {rejected.file}: {rejected.reason}", soft_wrap=True)
     if len(merged.rejected) > SHOWN:

@@ -28,6 +28,7 @@ SETUPTOOLS = PROJECT["tool"]["setuptools"]
 SCHEMAS = {"pretrain": PretrainConfig, "probe": ProbeConfig, "posttrain": PosttrainConfig, "plan": PlanConfig}
 VERBS = typer.main.get_command(app).commands
 README = (ROOT / "README.md").read_text()
+DOCS = [path.relative_to(ROOT).as_posix() for path in sorted((ROOT / "docs").glob("*.md"))]
 
 
 def folders():
@@ -63,8 +64,13 @@ def mistakes(words):
 
 
 def verb_mistakes(verb, arguments):
+    command = VERBS[verb]
+    if hasattr(command, "commands"):
+        if not arguments or arguments[0] not in command.commands:
+            return [f"no verb {verb} {arguments[:1]}"]
+        command, arguments = command.commands[arguments[0]], arguments[1:]
     try:
-        values = VERBS[verb].make_context(verb, list(arguments)).params
+        values = command.make_context(verb, list(arguments)).params
         if verb in SCHEMAS:
             load_config(SCHEMAS[verb], verb, values["preset"], values["overrides"] or ())
     except ConfigError as error:
@@ -110,7 +116,7 @@ def test_the_constraints_are_within_the_declared_ranges():
         assert any(r.name == name and r.specifier.contains(version) for r in declared), line
 
 
-@pytest.mark.parametrize("document", ["README.md", "CONTRIBUTING.md"])
+@pytest.mark.parametrize("document", ["README.md", "CONTRIBUTING.md", *DOCS])
 def test_every_command_of_a_document_exists(document):
     found = list(commands((ROOT / document).read_text()))
     assert len(found) >= 3
@@ -124,6 +130,8 @@ def test_every_command_of_a_document_exists(document):
         "jepa nosuch",
         "jepa collect",
         "jepa collect out --nosuch 3",
+        "jepa data nosuch shards",
+        "jepa data show shards --nosuch 3",
         "jepa collect out --episodes many",
         "jepa demo --preset nosuch",
         "accelerate launch -m jepa pretrain nosuch data.shards=x",
@@ -139,10 +147,15 @@ def test_a_wrong_command_would_be_noticed(line):
 def test_readme_lists_every_verb_and_names_files_that_exist():
     table = set(re.findall(r"^\| `jepa ([a-z]+)", README, re.MULTILINE))
     assert table == set(VERBS)
-    for name in re.findall(r"\]\(([^):]+)\)", README) + re.findall(
-        r"`((?:configs|planning)/[a-z_/]+(?:\.\w+|/))`", README
-    ):
+    for name in re.findall(r"`((?:configs|planning)/[a-z_/]+(?:\.\w+|/))`", README):
         assert (ROOT / name).exists(), name
+
+
+@pytest.mark.parametrize("document", ["README.md", *DOCS])
+def test_links_lead_somewhere(document):
+    path = ROOT / document
+    for name in re.findall(r"\]\(([^):]+)\)", path.read_text()):
+        assert (path.parent / name).exists(), name
 
 
 @pytest.mark.parametrize("verb", SCHEMAS)

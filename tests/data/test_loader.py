@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from jepa.data.clip import Clip
-from jepa.data.config import DataConfig, Part, load_manifests
+from jepa.data.config import DataConfig, DataSet, load_manifests
 from jepa.data.errors import DataError
 from jepa.data.index import Manifest
 from jepa.data.loader import Clips, clips, episodes
@@ -264,7 +264,7 @@ def two(tmp_path_factory: pytest.TempPathFactory, make: SimpleNamespace) -> list
 
 
 def mixed(two: Sequence[str], **more: object) -> DataConfig:
-    parts = [Part(two[0], weight=3.0), Part(two[1], weight=1.0, fps=5.0), Part(two[1], weight=2.0, frames=6)]
+    parts = [DataSet(two[0], 3.0), DataSet(two[1], 1.0, fps=5.0), DataSet(two[1], 2.0, frames=6)]
     return DataConfig(**{"mix": parts, "frames": 4, "fps": 10.0, "size": 24, **more})  # type: ignore[arg-type]
 
 
