@@ -1,20 +1,26 @@
-"""A function over many items in processes, in order; an item that kills its process costs itself and nothing else."""
+"""A function over many items in processes, in order; an item that kills its process costs itself and nothing else.
+
+And what any worker process needs that calls decoders: an end by the clock, whatever it is stuck in.
+"""
 
 import gc
 import multiprocessing
 import os
+import signal
 import sys
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from typing import TypeVar
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 AHEAD = 4  # items under way or waiting to be fetched, per process
+TOO_LATE = -signal.SIGALRM  # the exit code of a process that took too long
 
 
 def in_order(
@@ -46,6 +52,20 @@ def in_order(
                 pool = _pool(workers)
     finally:
         pool.shutdown(wait=False, cancel_futures=True)
+
+
+@contextmanager
+def time_limit(seconds: float) -> Iterator[None]:
+    """Ends this process, whatever it is stuck in, where the block takes longer; its exit code is `TOO_LATE` then.
+
+    The clock is the kernel's. (faulthandler's would wait for ever in a fork of a process that uses it too.)
+    """
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
 
 
 def _alone(work: Callable[[Item], Result], item: Item, crashed: Callable[[Item], Result]) -> Result:

@@ -1,6 +1,5 @@
 """From a place (step, slot) of a run to one augmented clip: the part of loading that happens in the data workers."""
 
-import faulthandler
 import math
 import os
 from collections import Counter
@@ -21,13 +20,13 @@ from jepa.data.decode import decode
 from jepa.data.errors import DataError
 from jepa.data.index import Entry, Manifest
 from jepa.data.order import Mixture, order
+from jepa.data.parallel import TOO_LATE, time_limit
 from jepa.data.sampling import needed_frames, sample_frames
 from jepa.data.shards import TIMES
 
 BAD_IN_A_ROW = 20
 LONGEST_CACHED = 1e9  # bytes of a decoded video before it is shrunk; a longer one would fill the memory
 NONE = -1
-TOO_LATE = 1  # the exit code that faulthandler gives
 
 Choose = Callable[[np.ndarray | None], tuple[np.ndarray, np.ndarray]]  # times or None -> ids (T), valid (T)
 
@@ -137,13 +136,11 @@ class Slots(Dataset):  # type: ignore[type-arg]
         if not self.config.workers:
             return self._clip(part, epoch, i)
         self.reading[self.worker] = torch.tensor([sample_id, os.getpid()])
-        with open(os.devnull, "w") as nowhere:
-            faulthandler.dump_traceback_later(self.config.timeout, exit=True, file=nowhere)
-            try:
+        try:
+            with time_limit(self.config.timeout):
                 return self._clip(part, epoch, i)
-            finally:
-                faulthandler.cancel_dump_traceback_later()
-                self.reading[self.worker] = NONE
+        finally:
+            self.reading[self.worker] = NONE
 
     def _clip(self, part: int, epoch: int, i: int) -> dict[str, Tensor]:
         c, entry, sample_id = self.config, self.manifests[part][i], self.first[part] + i

@@ -1,5 +1,6 @@
 """Workers that hang, die or raise: the sample is skipped or the run says why, every other batch is as without it."""
 
+import faulthandler
 import multiprocessing
 import os
 import re
@@ -96,6 +97,15 @@ def test_a_sample_that_workers_hang_at_or_die_of_is_skipped(
     batches, skipped = run(manifest, replace(CONFIG, timeout=1))
     assert faults.all_same(batches, expected)
     assert skipped == [s._replace(reason=reason) for s in ledger]
+
+
+def test_workers_do_not_wait_for_their_parents_watchdog(manifest: Manifest) -> None:
+    """D9: a lock of faulthandler's is taken in a fork of a process that uses it, and nobody there lets it go."""
+    faulthandler.dump_traceback_later(1000)
+    try:
+        assert faults.all_same(run(manifest, CONFIG)[0], run(manifest, replace(CONFIG, workers=0))[0])
+    finally:
+        faulthandler.cancel_dump_traceback_later()
 
 
 def test_killed_workers_change_nothing(manifest: Manifest) -> None:
