@@ -32,7 +32,7 @@ def collect(
     size: Annotated[int, typer.Option(min=16, help="Image side in pixels.")] = 64,
     seed: Annotated[int, typer.Option(help="Episode i is a function of (seed, i).")] = 0,
     workers: Annotated[int, typer.Option(min=1, help="Processes.")] = 2,
-    variation: Annotated[float, typer.Option(min=0, max=1, help="How much scenes differ in looks.")] = 0.15,
+    variation: Annotated[float, typer.Option(min=0, max=1, help="How much scenes differ in looks.")] = 0.05,
     objects: Annotated[int, typer.Option(min=1, max=2, help="Objects on the table.")] = 1,
 ) -> None:
     """Record scripted and random manipulation in the MuJoCo tabletop as MP4 + states + actions + skill labels."""

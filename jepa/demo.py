@@ -23,7 +23,7 @@ class DemoConfig:
     collect_heldout: int = 240
     steps: int = 24
     size: int = 64
-    variation: float = 0.15  # of the looks of scenes, as in the shipped goals
+    variation: float = 0.05  # of the looks of scenes, as in the shipped goals
     preset: str = MISSING
 
 

@@ -29,7 +29,7 @@ def collect(
     size: int = 64,
     seed: int = 0,
     workers: int = 2,
-    variation: float = 0.15,
+    variation: float = 0.05,
     num_objects: int = 1,
     env: str = "tabletop",
     progress: bool = True,

@@ -20,7 +20,7 @@ TOLERANCE = 0.05  # m: success is a final distance of at most this
 CLOSE = 0.03  # m: reported beside it
 DISTANCE = {"reach": (0.12, 0.25), "push": (0.11, 0.20)}  # m
 PUSH_HEIGHT = 0.025  # m, of the fingertips
-ENVIRONMENT = {"name": "tabletop", "variation": 0.15, "num_objects": 1}
+ENVIRONMENT = {"name": "tabletop", "variation": 0.05, "num_objects": 1}
 SEED, COUNT = 0, 60
 
 

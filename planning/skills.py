@@ -13,6 +13,7 @@ from jepa.planning.envs.base import PlanningEnv
 SKILLS = ("random", "reach", "push", "grasp", "place")  # label = position in this tuple
 NOISE = 0.01  # m, standard deviation added to every scripted move
 LOW, CLEAR = 0.024, 0.11  # m: heights of the fingertips near the table and above objects
+FREE = 0.1  # m: how far from the objects a reach ends
 REACH = 0.135  # m: largest |x| and |y| that skills steer to
 Skill = Callable[[PlanningEnv, np.random.Generator], Iterator[np.ndarray]]
 
@@ -37,8 +38,10 @@ def explore(env: PlanningEnv, rng: np.random.Generator) -> Iterator[np.ndarray]:
 
 
 def reach(env: PlanningEnv, rng: np.random.Generator) -> Iterator[np.ndarray]:
-    """Go to a random point of the workspace with a random gripper."""
-    goal = np.array([*rng.uniform(-REACH, REACH, 2), rng.uniform(LOW, 0.16)])
+    """Go to a random point in the air, clear of the objects, with a random gripper."""
+    goal = np.array([*rng.uniform(-REACH, REACH, 2), rng.uniform(CLEAR, 0.16)])
+    while min(np.linalg.norm(env.object_pos(i)[:2] - goal[:2]) for i in range(env.num_objects)) < FREE:
+        goal[:2] = rng.uniform(-REACH, REACH, 2)
     yield from _go(env, rng, goal, float(rng.random() < 0.5), speed=rng.uniform(0.6, 1.0))
     yield _move(env, rng, goal, 1.0, 1.0)
 
@@ -80,8 +83,8 @@ def grasp(env: PlanningEnv, rng: np.random.Generator) -> Iterator[np.ndarray]:
 
 
 def place(env: PlanningEnv, rng: np.random.Generator) -> Iterator[np.ndarray]:
-    """Carry what the gripper holds to a random spot, put it down, let go, retreat upwards."""
-    spot = rng.uniform(-0.11, 0.11, 2)
+    """Carry what the gripper holds to the far side of the table, put it down, let go, retreat upwards."""
+    spot = rng.uniform([-0.11, 0.05], 0.11)
     yield from _go(env, rng, np.array([*spot, max(env.ee_pose()[2], 0.08)]), 1.0, speed=rng.uniform(0.6, 1.0))
     yield from _go(env, rng, np.array([*spot, LOW]), 1.0, noise=0.5 * NOISE)
     yield _move(env, rng, env.ee_pose()[:3], 0.0, 1.0, 0.0)

@@ -64,7 +64,7 @@ def sample_look(rng: np.random.Generator, variation: float, num_objects: int) ->
     look["table_rgb"] = colour((0.72, 0.66, 0.58), (0.0, 0.35), (0.45, 0.9))
     look["floor_rgb"] = colour((0.25, 0.28, 0.32), (0.0, 0.5), (0.25, 0.7))
     look["arm_rgb"] = near([0.8, 0.8, 0.82], [0.6, 0.6, 0.6], [0.95, 0.95, 0.95])
-    look["grip_rgb"] = near([0.13, 0.13, 0.15], [0.02, 0.02, 0.02], [0.25, 0.25, 0.28])
+    look["grip_rgb"] = near([0.1, 0.85, 0.35], [0.0, 0.6, 0.1], [0.2, 1.0, 0.6])
     look["light_dir"] = near([0.2, 0.4, -1.0], [-0.7, -0.2, -1.0], [0.7, 0.9, -1.0])
     look["light_level"] = near(0.55, 0.4, 0.75)
     look["ambient_level"] = near(0.45, 0.3, 0.55)
@@ -115,7 +115,7 @@ class LookWriter:
         m.geom_rgba[self.floor, :3] = look["floor_rgb"]
         m.geom_rgba[self.arm, :3] = look["arm_rgb"]
         m.geom_rgba[self.grip, :3] = look["grip_rgb"]
-        m.geom_rgba[self.grip[0], :3] = 0.5 * (look["grip_rgb"] + look["arm_rgb"])
+        m.geom_rgba[self.grip[0], :3] = 0.6 * look["arm_rgb"]
         m.light_dir[0] = look["light_dir"] / np.linalg.norm(look["light_dir"])
         m.light_diffuse[0] = look["light_level"]
         m.light_specular[0] = 0.0

@@ -73,14 +73,14 @@ _ARM = """
             <joint name="rz" class="hinge" axis="0 0 1"/>
             <joint name="ry" class="hinge" axis="0 1 0"/>
             <joint name="rx" class="hinge" axis="1 0 0"/>
-            <geom name="palm" class="grip" pos="0 0 0.100" size="0.060 0.034 0.026"/>
+            <geom name="palm" class="grip" pos="0 0 0.100" size="0.060 0.020 0.026"/>
             <body name="finger_l" gravcomp="1">
               <joint name="fl" class="slide" axis="1 0 0" range="0 {travel}" limited="true"/>
-              <geom name="pad_l" class="grip" pos="-0.052 0 0.037" size="0.009 0.018 0.037"/>
+              <geom name="pad_l" class="grip" pos="-0.057 0 0.037" size="0.014 0.020 0.037"/>
             </body>
             <body name="finger_r" gravcomp="1">
               <joint name="fr" class="slide" axis="-1 0 0" range="0 {travel}" limited="true"/>
-              <geom name="pad_r" class="grip" pos="0.052 0 0.037" size="0.009 0.018 0.037"/>
+              <geom name="pad_r" class="grip" pos="0.057 0 0.037" size="0.014 0.020 0.037"/>
             </body>
           </body>
         </body>

@@ -11,7 +11,7 @@ import pytest
 from jepa.planning.collect import collect, record
 from jepa.planning.envs.base import make
 from jepa.planning.episodes import CollectError, Recipe, encode_mp4
-from jepa.planning.skills import SKILLS, behave
+from jepa.planning.skills import CLEAR, FREE, SKILLS, behave, place, reach
 
 SMALL = {"episodes": 3, "steps": 12, "size": 32, "seed": 5, "progress": False}
 
@@ -97,3 +97,20 @@ def test_behaviour_touches_the_object_and_repeats() -> None:
     assert np.mean(travel) > 0.15
     assert lifted >= 3
     np.testing.assert_array_equal(actions[0], actions[-1])
+
+
+def test_a_reach_ends_in_the_air_clear_of_the_object_and_a_place_at_the_far_side() -> None:
+    env = make("tabletop")
+    for seed in range(4):
+        for skill in (reach, place):
+            rng = np.random.default_rng(seed)
+            env.reset(seed=seed)
+            for action in skill(env, rng):
+                env.advance(action)
+            hand = env.ee_pose()
+            if skill is reach:
+                assert hand[2] > CLEAR - 0.02
+                assert np.linalg.norm(hand[:2] - env.object_pos()[:2]) > FREE - 0.03
+            else:
+                assert hand[1] > 0.03 and hand[6] < 0.1
+    env.close()
