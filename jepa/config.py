@@ -70,11 +70,17 @@ def to_dict(config: Any) -> dict[str, Any]:
     out: dict[str, Any] = {}
     for f in dataclasses.fields(config):
         value = getattr(config, f.name)
-        if dataclasses.is_dataclass(value):
-            kind = {"type": type(value).__module__.rsplit(".", 1)[1]} if "plugins" in f.metadata else {}
-            value = {**kind, **to_dict(value)}
-        out[f.name] = list(value) if isinstance(value, tuple) else value
+        kind = {"type": type(value).__module__.rsplit(".", 1)[1]} if "plugins" in f.metadata else None
+        out[f.name] = _plain(value) if kind is None else {**kind, **to_dict(value)}
     return out
+
+
+def _plain(value: Any) -> Any:
+    if dataclasses.is_dataclass(value):
+        return to_dict(value)
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    return [_plain(item) for item in value] if isinstance(value, list | tuple) else value
 
 
 def _read(group: str, name: str, seen: tuple[str, ...]) -> DictConfig:

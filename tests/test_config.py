@@ -1,5 +1,6 @@
 """Presets, overlays and overrides; every mistake is one line."""
 
+import json
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -38,6 +39,14 @@ def test_base_preset_and_override_in_that_order(tmp_path):
 def test_round_trip():
     config = load_config(PretrainConfig, "pretrain", "demo", [])
     assert to_dict(from_dict(PretrainConfig, to_dict(config), "here")) == to_dict(config)
+
+
+def test_configs_in_lists_are_plain_too() -> None:
+    given = ["out=a", "data.mix=[{shards: b, weight: 2}, {shards: c, frames: 8}]"]
+    config = load_config(PretrainConfig, "pretrain", "demo", given)
+    plain = json.loads(json.dumps(to_dict(config)))
+    assert plain["data"]["mix"][1] == {"shards": "c", "weight": 1.0, "frames": 8, "fps": None}
+    assert from_dict(PretrainConfig, plain, "here") == config
 
 
 @pytest.mark.parametrize(
