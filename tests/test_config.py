@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from jepa.config import ConfigError, from_dict, load_config, plugin, preset_names, to_dict
+from jepa.planning.benchmark import PlanConfig
 from jepa.pretrain import PretrainConfig
 
 
@@ -81,3 +82,13 @@ def test_circular_base_is_refused(tmp_path):
 def test_every_shipped_pretrain_preset_is_valid():
     for name in preset_names("pretrain"):
         load_config(PretrainConfig, "pretrain", name, ["out=somewhere"])
+
+
+def test_another_plugin_takes_nothing_of_the_former_ones_settings() -> None:
+    former = load_config(PlanConfig, "plan", "demo", ["world=a", "out=b"])
+    same = load_config(PlanConfig, "plan", "demo", ["world=a", "out=b", "planner.type=cem"])
+    assert same == former
+    with pytest.raises(ConfigError, match="planner.type 'nosuch' is not one of"):  # and not: unknown key
+        load_config(PlanConfig, "plan", "demo", ["world=a", "out=b", "planner.type=nosuch"])
+    given = ["world=a", "out=b", "planner.type=nosuch", "planner.type=cem", "planner.samples=9"]
+    assert load_config(PlanConfig, "plan", "demo", given).planner.samples == 9
