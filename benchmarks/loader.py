@@ -263,9 +263,13 @@ def main() -> None:
             progress(f"clip {i + 1} of {args.clips}")
         progress("packing three ways")
         ways, size = prepare(videos, Path(name, "shards"), args.rounds + 1)
+        before = os.getloadavg()[0]
         lines = list(table(measure(ways, args.rounds, progress), size, args.clips))
+    load = f"Processes at work on this machine (load average, 1 minute): {before:.1f} before the rounds, "
+    load += f"{os.getloadavg()[0]:.1f} after them. This one is 1; more make CPU time itself dearer."
     command = f"OMP_NUM_THREADS=1 python benchmarks/loader.py --rounds {args.rounds} --clips {args.clips}"
-    about = (f"# Loading clips: {datetime.date.today()}", "", machine(), "", "```", command, "```", "", NOTES, "")
+    title = f"# Loading clips: {datetime.date.today()}"
+    about = (title, "", machine(), "", "```", command, "```", "", NOTES, "", load, "")
     text = "\n".join([*about, *lines, ""])
     print(text)
     if args.out:

@@ -1,20 +1,22 @@
-"""Bytes of a video or an image to upright RGB frames: decord where it counts frames rightly, PyAV elsewhere."""
+"""Bytes of a video or an image to upright RGB frames: the fastest way that gives the right ones of each file."""
 
 import io
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from jepa.data.errors import DataError
+from jepa.data.h264 import can_skip, needed
 from jepa.data.packets import (
-    WITH_SYNC_POINTS,
+    counts_plainly,
     decode_packets,
     frame_numbers,
     frame_rotation,
+    last_start,
     open_video,
     read_packets,
-    starts_anew,
 )
 from jepa.data.stills import image_pixels, image_rotation, is_image, open_image
 
@@ -38,9 +40,23 @@ def decode(data: bytes, frame_ids: Sequence[int] | None = None, *, rotation: int
         image = open_image(data)
         ids = _checked(frame_ids, 1)
         return upright(image_pixels(image)[None], rotation or image_rotation(image))[ids]
-    if rotation == 0 and (frames := _fast(data, frame_ids)) is not None:
-        return frames
-    return decode_pyav(data, frame_ids, rotation=rotation)
+    with _packets(data) as (container, packets):
+        if packets and not rotation and container.metadata.get("comment") == JPEG_FRAMES:
+            return _jpegs(packets, _checked(frame_ids, len(packets)))
+        frames: np.ndarray | None = None
+        if counts_plainly(container, packets):
+            ids = _checked(frame_ids, len(packets))
+            if can_skip(packets):
+                frames = _skipping(packets, ids, rotation)
+            elif not rotation:
+                frames = _decord(data, ids, len(packets))
+        return _from_last_start(container, packets, frame_ids, rotation) if frames is None else frames
+
+
+def decode_pyav(data: bytes, frame_ids: Sequence[int] | None = None, *, rotation: int = 0) -> np.ndarray:
+    """`decode` of a video by PyAV alone: all from the last key frame before the first frame that is asked for."""
+    with _packets(data) as (container, packets):
+        return _from_last_start(container, packets, frame_ids, rotation)
 
 
 def upright(frames: np.ndarray, rotation: int) -> np.ndarray:
@@ -48,22 +64,42 @@ def upright(frames: np.ndarray, rotation: int) -> np.ndarray:
     return np.ascontiguousarray(np.rot90(frames, -rotation // 90, axes=(1, 2)))
 
 
-def decode_pyav(data: bytes, frame_ids: Sequence[int] | None = None, *, rotation: int = 0) -> np.ndarray:
-    """`decode` of a video by PyAV alone: from the last key frame before the first frame that is asked for."""
+@contextmanager
+def _packets(data: bytes) -> Iterator[tuple["InputContainer", list["Packet"]]]:
+    """The open video and its packets; what FFmpeg says against it becomes a DataError."""
     import av
 
     try:
         with open_video(data) as container:
-            packets = read_packets(container)
-            numbers = frame_numbers(packets)
-            ids = frame_ids if numbers is None else _checked(frame_ids, len(numbers))
-            start = _last_start(container, packets, numbers, min(ids)) if ids and numbers else 0
-            found = _numbered(packets[start:], numbers, ids, rotation)
+            yield container, read_packets(container)
     except av.error.FFmpegError as error:
         raise DataError(f"cannot be decoded: {error.strerror}") from error
+
+
+def _from_last_start(
+    container: "InputContainer", packets: list["Packet"], frame_ids: Sequence[int] | None, rotation: int
+) -> np.ndarray:
+    """The frames by PyAV, of any file."""
+    numbers = frame_numbers(packets)
+    ids = frame_ids if numbers is None else _checked(frame_ids, len(numbers))
+    start = last_start(container, packets, numbers, min(ids)) if ids and numbers else 0
+    found = _numbered(packets[start:], numbers, ids, rotation)
     ids = range(len(found)) if ids is None else ids
     if not ids or (missing := sorted(set(ids) - found.keys())):
         raise DataError(f"has no frame {missing[0]}" if ids else "has no frame")
+    if len({found[i].shape for i in ids}) > 1:
+        raise DataError("its pictures change size; encode it anew")
+    return np.stack([found[i] for i in ids])
+
+
+def _skipping(packets: list["Packet"], ids: list[int], rotation: int) -> np.ndarray | None:
+    """The frames by PyAV from only the packets they need; None where FFmpeg does not give them all."""
+    numbers = frame_numbers(packets)
+    wanted = set(ids)
+    found = _numbered(needed(packets, {time for time, i in numbers.items() if i in wanted}), numbers, ids, rotation)
+    if not found or len(found) < len(wanted):
+        packets[0].stream.codec_context.flush_buffers()
+        return None
     return np.stack([found[i] for i in ids])
 
 
@@ -76,77 +112,35 @@ def _checked(ids: Sequence[int] | None, frames: int) -> list[int]:
     return list(ids)
 
 
-def _last_start(container: "InputContainer", packets: list["Packet"], numbers: dict[int, int], first: int) -> int:
-    """Place of the last packet from which frame `first` and all that are shown later can be decoded."""
-    if container.format.name.startswith(WITH_SYNC_POINTS):
-        for i in reversed(range(len(packets))):
-            if packets[i].is_keyframe and numbers.get(packets[i].pts, first + 1) <= first and starts_anew(packets[i]):
-                return i
-    return 0
-
-
 def _numbered(
     packets: list["Packet"], numbers: dict[int, int] | None, ids: Sequence[int] | None, rotation: int
 ) -> dict[int, np.ndarray]:
     """{number: frame (h, w, 3)} of `ids` (None: all); without `numbers`, frames are counted as they come."""
+    from av.video.reformatter import VideoReformatter
+
     found: dict[int, np.ndarray] = {}
     wanted = None if ids is None else set(ids)
+    to_rgb = VideoReformatter()  # one for all frames: to set it up costs as much as to use it
     for count, frame in enumerate(decode_packets(packets)):
         number = count if numbers is None else numbers.get(frame.pts, -1)
         if number >= 0 and (wanted is None or number in wanted):
-            pixels = frame.to_ndarray(format="rgb24")
+            pixels = to_rgb.reformat(frame, format="rgb24", threads=1).to_ndarray()
             found[number] = upright(pixels[None], rotation or frame_rotation(frame))[0]
             if wanted is not None and len(found) == len(wanted):
                 break
     return found
 
 
-def _fast(data: bytes, frame_ids: Sequence[int] | None) -> np.ndarray | None:
-    """The frames by the fastest way that is known to give the right ones; None where only PyAV does."""
-    import av
-
-    try:
-        with open_video(data) as container:
-            packets = read_packets(container)
-            if packets and container.metadata.get("comment") == JPEG_FRAMES:
-                return _jpegs(packets, _checked(frame_ids, len(packets)))
-            trusted = _decord_counts_rightly(container, packets)
-    except av.error.FFmpegError as error:
-        raise DataError(f"cannot be decoded: {error.strerror}") from error
-    if not trusted:
-        return None
-    ids = _checked(frame_ids, len(packets))
-    try:
-        return _decord(data, ids, len(packets))
-    except Exception:  # decord's errors have no narrow type; PyAV says what is wrong
-        return None
-
-
-def _decord_counts_rightly(container: "InputContainer", packets: list["Packet"]) -> bool:
-    """Whether no frame is hidden, and none after a key frame in the file is shown before it.
-
-    Elsewhere (edit lists, open GOPs, intra refresh, AVI, MPEG streams) decord gives other frames than were asked for.
-    """
-    numbers = frame_numbers(packets)
-    if not container.format.name.startswith(WITH_SYNC_POINTS) or not numbers or len(numbers) < len(packets):
-        return False
-    key_time = packets[0].pts
-    for packet in packets:
-        if packet.pts < key_time or (packet.is_keyframe and not starts_anew(packet)):
-            return False
-        if packet.is_keyframe:
-            key_time = packet.pts
-    return packets[0].is_keyframe
-
-
-def _decord(data: bytes, ids: list[int], frames: int) -> np.ndarray:
+def _decord(data: bytes, ids: list[int], frames: int) -> np.ndarray | None:
+    """The frames by decord, upright; None where it cannot read them, for PyAV says what is wrong."""
     import decord
 
     decord.logging.set_level(decord.logging.QUIET)
-    reader = decord.VideoReader(io.BytesIO(data), num_threads=1)  # more threads cost more CPU for the same frames
-    if len(reader) != frames:
-        raise ValueError(f"decord counts {len(reader)} frames, the file has {frames}")
-    return reader.get_batch(ids).asnumpy()  # it turns them upright by itself
+    try:
+        reader = decord.VideoReader(io.BytesIO(data), num_threads=1)  # more threads cost more CPU for the same frames
+        return reader.get_batch(ids).asnumpy() if len(reader) == frames else None
+    except Exception:  # decord's errors have no narrow type
+        return None
 
 
 def _jpegs(packets: list["Packet"], ids: list[int]) -> np.ndarray:

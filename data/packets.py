@@ -5,6 +5,7 @@ import struct
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from jepa.data import h264
 from jepa.data.errors import DataError
 
 if TYPE_CHECKING:
@@ -74,14 +75,33 @@ def frame_numbers(packets: list["Packet"]) -> dict[int, int] | None:
 
 def starts_anew(packet: "Packet") -> bool:
     """Whether a key packet needs nothing before it; H.264 also marks places from which pictures heal only slowly."""
-    if packet.stream.codec_context.name != "h264":
-        return True
-    units, at = bytes(packet), 0
-    while at + 4 < len(units):  # each unit follows its length in 4 bytes
-        if units[at + 4] & 31 == 5:  # an instantaneous decoder refresh
-            return True
-        at += 4 + int.from_bytes(units[at : at + 4], "big")
-    return False
+    return packet.stream.codec_context.name != "h264" or h264.holds_refresh(packet)
+
+
+def counts_plainly(container: "InputContainer", packets: list["Packet"]) -> bool:
+    """Whether no frame is hidden, and none after a key frame in the file is shown before it.
+
+    Elsewhere (edit lists, open GOPs, intra refresh, AVI, MPEG streams) decord gives other frames than were asked for.
+    """
+    numbers = frame_numbers(packets)
+    if not container.format.name.startswith(WITH_SYNC_POINTS) or not numbers or len(numbers) < len(packets):
+        return False
+    key_time = packets[0].pts
+    for packet in packets:
+        if packet.pts < key_time or (packet.is_keyframe and not starts_anew(packet)):
+            return False
+        if packet.is_keyframe:
+            key_time = packet.pts
+    return packets[0].is_keyframe
+
+
+def last_start(container: "InputContainer", packets: list["Packet"], numbers: dict[int, int], first: int) -> int:
+    """Place of the last packet from which frame `first` and all that are shown later can be decoded."""
+    if container.format.name.startswith(WITH_SYNC_POINTS):
+        for i in reversed(range(len(packets))):
+            if packets[i].is_keyframe and numbers.get(packets[i].pts, first + 1) <= first and starts_anew(packets[i]):
+                return i
+    return 0
 
 
 def frame_rotation(frame: "VideoFrame") -> int:

@@ -97,12 +97,13 @@ def test_numbers_name_frames_as_they_are_shown(kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", [*GOOD_FOR_DECORD, *BAD_FOR_DECORD])
-def test_decord_is_only_asked_where_it_counts_as_we_do(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_fastest_way_is_only_taken_where_it_counts_as_we_do(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     asked = []
-    monkeypatch.setattr(module, "_decord", lambda _, ids, __: asked.append(ids))
-    data = film(**(GOOD_FOR_DECORD | BAD_FOR_DECORD)[kind])
-    decode(data, IDS)
-    assert asked == ([IDS] if kind in GOOD_FOR_DECORD else [])
+    monkeypatch.setattr(module, "_decord", lambda *_: asked.append("decord"))
+    monkeypatch.setattr(module, "_skipping", lambda *_: asked.append("skipping"))
+    assert len(decode(film(**(GOOD_FOR_DECORD | BAD_FOR_DECORD)[kind]), IDS)) == len(IDS)
+    expected = "decord" if kind in ("webm", "10 bit") else "skipping"
+    assert asked == ([expected] if kind in GOOD_FOR_DECORD else [])
 
 
 @pytest.mark.parametrize("kind", list(GOOD_FOR_DECORD)[:-1])
@@ -124,8 +125,9 @@ def test_turned_videos_come_upright(degrees: int) -> None:
 
 
 def test_mirrored_pictures_are_refused() -> None:
-    with pytest.raises(DataError, match="mirrored"):
-        decode_pyav(turned(film(**H264), 90, mirror=True))
+    for way in (decode, decode_pyav):
+        with pytest.raises(DataError, match="mirrored"):
+            way(turned(film(**H264), 90, mirror=True))
 
 
 def test_frames_hidden_by_an_edit_list_have_no_number() -> None:
@@ -149,14 +151,38 @@ def test_late_frames_are_reached_from_their_key_frame(monkeypatch: pytest.Monkey
     assert lengths[3:] == [40, 40]  # nothing tells these key frames from places where pictures only heal
 
 
-def test_pyav_takes_over_where_decord_fails(make: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> None:
-    def broken(*_: object) -> np.ndarray:
+class OneFrameShort:
+    """Stands for decord's reader where it misses a frame."""
+
+    def __init__(self, *_: object, **__: object) -> None: ...
+
+    def __len__(self) -> int:
+        return 39
+
+    def get_batch(self, ids: list[int]) -> SimpleNamespace:
+        return SimpleNamespace(asnumpy=lambda: np.zeros((len(ids), 56, 64, 3), np.uint8))
+
+
+def test_pyav_takes_over_where_decord_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+    import decord
+
+    def broken(*_: object, **__: object) -> None:
         raise RuntimeError("cannot read this")
 
-    data = film(**H264)
+    data = film(**GOOD_FOR_DECORD["webm"])
     expected = decode(data, [1, 4])
-    monkeypatch.setattr(module, "_decord", broken)
+    monkeypatch.setattr(decord, "VideoReader", broken)
     assert np.array_equal(decode(data, [1, 4]), expected)
+    monkeypatch.setattr(decord, "VideoReader", OneFrameShort)
+    assert np.array_equal(decode(data, [1, 4]), expected)
+
+
+def test_pyav_decodes_all_where_skipping_gives_too_little(monkeypatch: pytest.MonkeyPatch) -> None:
+    data = film(**H264)
+    expected = decode(data, [1, 4, 39])
+    for lost in (1, 9):
+        monkeypatch.setattr(module, "needed", lambda packets, _, lost=lost: packets[:-lost])
+        assert np.array_equal(decode(data, [1, 4, 39]), expected)
 
 
 def test_jpeg_frames_are_decoded_alone(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -209,6 +235,14 @@ def test_errors(make: SimpleNamespace) -> None:
         decode(film(**BAD_FOR_DECORD["bare stream"]), [40])
     with pytest.raises(DataError, match="no video stream"):
         decode(make.audio())
+    with pytest.raises(DataError, match="has no frame"):
+        decode(make.video(9), [])
+
+
+def test_pictures_that_change_size_are_refused() -> None:
+    joined = film(**BAD_FOR_DECORD["mpeg-ts"]) + film(**BAD_FOR_DECORD["mpeg-ts"] | {"size": (96, 80)})
+    with pytest.raises(DataError, match="change size"):
+        decode(joined)
 
 
 def test_a_playlist_opens_nothing(make: SimpleNamespace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
