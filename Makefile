@@ -30,7 +30,7 @@ env.close()
 endef
 export OPENGL_CHECK
 
-.PHONY: help demo test lint clean-demo setup opengl
+.PHONY: help demo test faults lint clean-demo setup opengl
 
 help: ## List the targets.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -40,6 +40,9 @@ demo: setup opengl ## Install, then go from raw video to a robot that reaches go
 
 test: setup opengl lint ## Install, check style and types, run the tests.
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadfile
+
+faults: setup ## The long loops: hundreds of faults of data, at random (about a quarter of an hour).
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m slow -n $(JOBS)
 
 lint: setup ## Check style (ruff) and the types of the public boundary (mypy).
 	@$(BIN)/ruff check .

@@ -236,9 +236,15 @@ def read_dataset(store: LocalStore | RemoteStore) -> Manifest:
         shards = tuple(Shard(name, int(size), sha) for name, size, sha in values["shards"])
         if bad := [s.name for s in shards if Path(s.name).name != s.name or not s.name.endswith(".tar")]:
             raise DataError(f"{place}: shard '{bad[0]}' is not a plain name of a tar file")
-        names = (tuple(values[name]) for name in ("extensions", "arrays"))
-        digest = hashlib.sha256(data).hexdigest()
-        return Manifest(store, Spec.from_json(values["spec"]), shards, *names, values["statistics"], digest)
+        return Manifest(
+            store=store,
+            spec=Spec.from_json(values["spec"]),
+            shards=shards,
+            extensions=tuple(values["extensions"]),
+            arrays=tuple(values["arrays"]),
+            statistics=values["statistics"],
+            sha256=hashlib.sha256(data).hexdigest(),
+        )
     except (KeyError, TypeError, AttributeError, ValueError, RecursionError) as error:
         if isinstance(error, DataError):
             raise

@@ -67,9 +67,9 @@ def merge(out: str | Path, *, overwrite: bool = False) -> Merged:
         raise DataError(f"no usable video in '{plan['path']}'" + (f": {reasons}" if reasons else ""))
     if out.exists():
         shutil.rmtree(out)
-    folder.rename(out)
-    shutil.rmtree(out / BLOCKS)
-    (out / PLAN_FILE).unlink()
+    shutil.rmtree(folder / BLOCKS)
+    (folder / PLAN_FILE).unlink()
+    folder.rename(out)  # last: what is there is finished
     return merged
 
 

@@ -1,12 +1,10 @@
 """Turn a source of videos into shards: checked, spread over processes and machines, resumed where it stopped."""
 
-import faulthandler
 import hashlib
 import importlib
 import importlib.resources
 import inspect
 import json
-import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, replace
@@ -21,7 +19,7 @@ from jepa.data.duplicates import looks
 from jepa.data.errors import DataError
 from jepa.data.index import DATASET_FILE
 from jepa.data.merge import PLAN_FILE, Merged, merge, partial_folder
-from jepa.data.parallel import in_order
+from jepa.data.parallel import in_order, time_limit
 from jepa.data.shards import BLOCKS, Packed, block_path, check_arrays, write_block, write_whole
 from jepa.data.sources.base import Recording, Rejected
 from jepa.data.transcode import Encoding, transcode
@@ -112,8 +110,7 @@ def prepare(kind: str, path: Path, config: PackConfig, promised: Spec, item: Rec
     """One recording, loaded, checked and re-encoded; or why it cannot be used."""
     if isinstance(item, Rejected):
         return item
-    with open(os.devnull, "w") as nowhere:
-        faulthandler.dump_traceback_later(LONGEST, exit=True, file=nowhere)  # a decoder that hangs ends its process
+    with time_limit(LONGEST):  # a decoder that hangs ends its process
         try:
             episode = _source(kind, config.camera).load(path, item)
             info = video.inspect(episode.video, to_transcode=config.encoding is not None)
@@ -126,8 +123,6 @@ def prepare(kind: str, path: Path, config: PackConfig, promised: Spec, item: Rec
             return Packed(item, episode, info, looks(episode.video, info) if config.unique else "")
         except DataError as error:
             return Rejected(item.file, str(error))
-        finally:
-            faulthandler.cancel_dump_traceback_later()
 
 
 def _crashed(item: Recording | Rejected) -> Rejected:

@@ -31,7 +31,7 @@ def open_video(data: bytes, *, ignore_edits: bool = False) -> "InputContainer":
         "ignore_editlist": str(int(ignore_edits)),
         "max_pixels": str(MAX_PIXELS),  # opening decodes a frame or two, before anyone can look at the size
     }
-    return av.open(io.BytesIO(data), "r", options=options)
+    return av.open(io.BytesIO(data), "r", options=options, metadata_errors="replace")
 
 
 def read_packets(container: "InputContainer") -> list["Packet"]:

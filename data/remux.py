@@ -33,8 +33,9 @@ def cut_video(path: Path, start_s: float, end_s: float) -> bytes:
 
     if not 0 <= start_s < end_s < float("inf"):  # NaN too
         raise DataError(f"{path.name} has nothing between {start_s} and {end_s} s")
+    options = {"format_whitelist": MP4}
     try:
-        with open(path, "rb") as file, av.open(file, "r", options={"format_whitelist": MP4}) as source:
+        with open(path, "rb") as file, av.open(file, "r", options=options, metadata_errors="replace") as source:
             if not source.streams.video:
                 raise DataError(f"{path.name} has no video stream")
             video = source.streams.video[0]

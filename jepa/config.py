@@ -51,7 +51,7 @@ def load_config(schema: type[T], group: str, name: str, overrides: Sequence[str]
         ConfigError: unknown preset, key or plugin; wrong type; missing value.
     """
     types = {
-        f.name: f.default_factory()["type"]  # type: ignore[misc]
+        f.name: f.default_factory()["type"]  # type: ignore[misc, operator]
         for f in dataclasses.fields(schema)  # type: ignore[arg-type]
         if "plugins" in f.metadata
     }

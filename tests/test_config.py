@@ -88,7 +88,7 @@ def test_another_plugin_takes_nothing_of_the_former_ones_settings() -> None:
     former = load_config(PlanConfig, "plan", "demo", ["world=a", "out=b"])
     same = load_config(PlanConfig, "plan", "demo", ["world=a", "out=b", "planner.type=cem"])
     assert same == former
-    with pytest.raises(ConfigError, match="planner.type 'nosuch' is not one of"):  # and not: unknown key
+    with pytest.raises(ConfigError, match=r"planner\.type 'nosuch' is not one of"):  # and not: unknown key
         load_config(PlanConfig, "plan", "demo", ["world=a", "out=b", "planner.type=nosuch"])
     given = ["world=a", "out=b", "planner.type=nosuch", "planner.type=cem", "planner.samples=9"]
     assert load_config(PlanConfig, "plan", "demo", given).planner.samples == 9
