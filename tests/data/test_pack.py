@@ -85,7 +85,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 @pytest.fixture(scope="module")
 def whole(collected: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[PackConfig, Path]:
     """A pack of several shards in one go, and its settings."""
-    config = PackConfig(encoding=Encoding(short_side=32), per_shard=3, unique=True)
+    config = PackConfig(encoding=Encoding(short_side=32), per_shard=3)
     out = tmp_path_factory.mktemp("whole") / "out"
     pack("collected", collected, out, config)
     return config, out

@@ -124,7 +124,7 @@ def test_a_cut_shard_is_found_even_if_its_checksum_was_made_to_fit(copied: Path,
     (copied / FIRST).write_bytes(data[:cut])
     assert faults(copied) == [(FIRST, f"has {cut} bytes, the index says {len(data)}")]
     refit(copied)
-    assert (FIRST, f"{last.name} differs from its checksum") in faults(copied)
+    assert any(file == FIRST and "the index of sample" in reason for file, reason in faults(copied))  # it ends outside
 
 
 def test_missing_extra_and_grown_shards(copied: Path) -> None:
@@ -184,7 +184,7 @@ def test_harmful_members_are_named_although_the_checksum_fits(copied: Path, case
 
 
 def test_what_is_no_tar_is_a_fault(copied: Path) -> None:
-    (copied / FIRST).write_bytes(np.random.default_rng(0).bytes(5000))
+    (copied / FIRST).write_bytes(np.random.default_rng(0).bytes((copied / FIRST).stat().st_size))
     refit(copied)
     names = {f"{e.key}.{ext} differs from its checksum" for e in Manifest.load(copied) for ext in e.members}
     found = faults(copied)
