@@ -50,9 +50,14 @@ def load_config(schema: type[T], group: str, name: str, overrides: Sequence[str]
     Raises:
         ConfigError: unknown preset, key or plugin; wrong type; missing value.
     """
-    given: Any = _read(group, name, ())
+    types = {
+        f.name: f.default_factory()["type"]  # type: ignore[misc]
+        for f in dataclasses.fields(schema)  # type: ignore[arg-type]
+        if "plugins" in f.metadata
+    }
+    given: Any = _read(group, name, (), types)
     try:
-        given = OmegaConf.merge(given, OmegaConf.from_dotlist(list(overrides)))
+        given = _overlay(types, given, OmegaConf.from_dotlist(list(overrides)))
     except (OmegaConfBaseException, ValueError) as error:
         raise ConfigError(f"overrides {list(overrides)}: {_first_line(error)}") from error
     if bad := [o for o in overrides if "=" not in o]:
@@ -70,14 +75,35 @@ def to_dict(config: Any) -> dict[str, Any]:
     out: dict[str, Any] = {}
     for f in dataclasses.fields(config):
         value = getattr(config, f.name)
-        if dataclasses.is_dataclass(value):
-            kind = {"type": type(value).__module__.rsplit(".", 1)[1]} if "plugins" in f.metadata else {}
-            value = {**kind, **to_dict(value)}
-        out[f.name] = list(value) if isinstance(value, tuple) else value
+        kind = {"type": type(value).__module__.rsplit(".", 1)[1]} if "plugins" in f.metadata else None
+        out[f.name] = _plain(value) if kind is None else {**kind, **to_dict(value)}
     return out
 
 
-def _read(group: str, name: str, seen: tuple[str, ...]) -> DictConfig:
+def _plain(value: Any) -> Any:
+    if dataclasses.is_dataclass(value):
+        return to_dict(value)
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    return [_plain(item) for item in value] if isinstance(value, list | tuple) else value
+
+
+def _overlay(types: dict[str, str], *nodes: DictConfig) -> DictConfig:
+    """The nodes merged, later over earlier; where one picks another plugin, what was said of the former is dropped.
+
+    `types` are the default choices.
+    """
+    merged = OmegaConf.create({})
+    for node in nodes:
+        for key, default in types.items():
+            chosen = node[key].get("type") if OmegaConf.is_dict(node.get(key)) else None
+            if chosen and key in merged and chosen != merged[key].get("type", default):
+                del merged[key]
+        merged = OmegaConf.merge(merged, node)  # type: ignore[assignment]
+    return merged
+
+
+def _read(group: str, name: str, seen: tuple[str, ...], types: dict[str, str]) -> DictConfig:
     if name in seen:
         raise ConfigError(f"{group} preset '{name}' is its own base: {' -> '.join((*seen, name))}")
     if name.endswith((".yaml", ".yml")):
@@ -98,7 +124,7 @@ def _read(group: str, name: str, seen: tuple[str, ...]) -> DictConfig:
         raise ConfigError(f"{name}: a preset is a mapping of keys to values")
     bases = node.pop("base", None) or []
     bases = [bases] if isinstance(bases, str) else list(bases)
-    return OmegaConf.merge(*[_read(group, b, (*seen, name)) for b in bases], node)  # type: ignore[return-value]
+    return _overlay(types, *[_read(group, b, (*seen, name), types) for b in bases], node)
 
 
 def _typed(schema: type[T], given: Any, where: str) -> T:

@@ -31,12 +31,15 @@ def encoder_config(run: str | Path) -> EncoderConfig:
 def load_encoder(run: str | Path, which: str = "target") -> Encoder:
     """The frozen encoder of a pre-training run: `target` (the EMA, the one to use) or `online`.
 
+    Where an objective has no target encoder, the only one is both.
+
     Raises:
         CheckpointError: no run, no valid checkpoint, or weights that do not fit.
     """
     prefix = {"target": "target_encoder.", "online": "encoder."}[which]
     encoder = build_encoder(encoder_config(run), seed=0)
     _, tensors, folder = read_model(run)
+    prefix = prefix if any(key.startswith(prefix) for key in tensors) else "encoder."
     own = {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
     load_weights(encoder, own, str(folder))
     return encoder.eval().requires_grad_(False)
