@@ -55,16 +55,20 @@ def latest(run: Path) -> tuple[Path | None, list[str]]:
     """The newest valid checkpoint of a run, or None; and one line for each newer one that is damaged."""
     problems: list[str] = []
     for folder in reversed(_complete(run)):
-        try:
-            promised = json.loads((folder / _STATE).read_text())["sha256"]
-        except (ValueError, KeyError, TypeError):
-            problems.append(f"{folder}: {_STATE} is damaged; trying an older checkpoint")
-            continue
-        bad = [f for f in _FILES if not (folder / f).is_file() or _sha256(folder / f) != promised.get(f)]
-        if not bad:
+        if not (what := fault(folder)):
             return folder, problems
-        problems.append(f"{folder}: {bad[0]} is missing or does not match its sha256; trying an older checkpoint")
+        problems.append(f"{what}; trying an older checkpoint")
     return None, problems
+
+
+def fault(folder: Path) -> str:
+    """What is wrong with a checkpoint folder, in one line; empty where it is whole."""
+    try:
+        promised = json.loads((folder / _STATE).read_text())["sha256"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return f"{folder}: {_STATE} is damaged or missing"
+    bad = [f for f in _FILES if not (folder / f).is_file() or _sha256(folder / f) != promised.get(f)]
+    return f"{folder}: {bad[0]} is missing or does not match its sha256" if bad else ""
 
 
 def restore(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> int:
@@ -73,13 +77,23 @@ def restore(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer) ->
     Raises:
         CheckpointError: a tensor is missing, unexpected or of another shape.
     """
-    load_weights(model, _load(folder / _FILES[0]), str(folder))
-    moments = _load(folder / _FILES[1])
+    weights, moments = load(folder)
+    load_weights(model, weights, str(folder))
+    load_moments(model, optimizer, moments)
+    return int(json.loads((folder / _STATE).read_text())["step"])
+
+
+def load(folder: Path) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Weights by name, and the optimiser's moments by "name/key", of a checkpoint folder. Raises CheckpointError."""
+    return _load(folder / _FILES[0]), _load(folder / _FILES[1])
+
+
+def load_moments(model: nn.Module, optimizer: torch.optim.Optimizer, moments: dict[str, Tensor]) -> None:
+    """Hand the optimiser the moments of every parameter that has some."""
     for name, parameter in model.named_parameters():
         own = {k.rsplit("/", 1)[1]: v for k, v in moments.items() if k.rsplit("/", 1)[0] == name}
         if own:
             optimizer.state[parameter] = own
-    return int(json.loads((folder / _STATE).read_text())["step"])
 
 
 def load_weights(model: nn.Module, tensors: dict[str, Tensor], where: str) -> None:

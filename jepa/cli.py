@@ -66,6 +66,23 @@ def pretrain(preset: Preset, overrides: Overrides = None) -> None:
 
 
 @app.command()
+def cost(
+    preset: Preset,
+    overrides: Overrides = None,
+    gpus: Annotated[int, typer.Option(min=1, help="How many GPUs share a step's batch.")] = 1,
+    tflops: Annotated[float, typer.Option(min=0.001, help="TFLOP/s that each achieves, for the hours.")] = 300.0,
+) -> None:
+    """Say what a pre-training preset costs: parameters, FLOPs by part, memory, hours. Nothing is run."""
+    from rich.console import Console
+
+    from jepa.cost_tables import tables
+    from jepa.pretrain import PretrainConfig
+
+    config = _config(PretrainConfig, "pretrain", preset, ["out=nowhere", *(overrides or ())])
+    cli_data._print(Console(), tables(config, gpus, tflops))
+
+
+@app.command()
 def probe(preset: Preset, overrides: Overrides = None) -> None:
     """Probe the frozen encoder against its random initialisation and raw pixels."""
     from jepa.probes.run import ProbeConfig, run

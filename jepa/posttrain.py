@@ -49,7 +49,7 @@ def run(config: PosttrainConfig) -> None:
     encoder = _encoder(config)
     claim_run(out, to_dict(config))
     runs.save_encoder(out, encoder)
-    accelerator = make_accelerator(config.out, config.loop.threads)
+    accelerator = make_accelerator(config.out, config.loop.threads, config.loop.precision)
 
     data = encode_shards(encoder, required(config.shards, "shards"), out / "features" / "train.safetensors")
     heldout = encode_shards(encoder, required(config.heldout, "heldout"), out / "features" / "heldout.safetensors")

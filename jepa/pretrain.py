@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from omegaconf import MISSING
+from torch import Tensor, nn
 
 from jepa import checkpoint, health
 from jepa.config import build, plugin, to_dict
@@ -17,12 +18,17 @@ from jepa.data.loader import Clips, clips
 from jepa.logs import JsonLines, console
 from jepa.models.encoder import EncoderConfig, build_encoder
 from jepa.models.predictor import PredictorConfig
+from jepa.stages import begin_from
 from jepa.training import LoopConfig, make_accelerator, required, train
 
 
 @dataclass(frozen=True)
 class PretrainConfig:
-    """A pre-training run. `data.shards` and `out` must be given; `heldout` are shards for the health figures."""
+    """A pre-training run. `data.shards` and `out` must be given; `heldout` are shards for the health figures.
+
+    `batch_size` is that of a step, over all processes and `loop.accumulate` slices. A fresh run has its weights from
+    `start_from`, a run or one of its checkpoints, and with `start_optimizer` AdamW's moments; its steps count from 0.
+    """
 
     out: str = MISSING
     heldout: str = ""
@@ -33,6 +39,8 @@ class PretrainConfig:
     masks: Any = plugin("jepa.masks", "multiblock")
     objective: Any = plugin("jepa.objectives", "vjepa2")
     loop: LoopConfig = field(default_factory=LoopConfig)
+    start_from: str = ""
+    start_optimizer: bool = False
     batch_size: int = 24
     seed: int = 0
 
@@ -42,14 +50,15 @@ def run(config: PretrainConfig) -> None:
     if not config.data.mix:
         required(config.data.shards, "data.shards")
     manifests = load_manifests(config.data)
-    out = Path(config.out)
-    checkpoint.claim_run(out, to_dict(config))
-    accelerator = make_accelerator(config.out, config.loop.threads)
-
     encoder = build_encoder(config.encoder, config.seed)
     masks = build(config.masks, config.seed)
     generator = torch.Generator().manual_seed(config.seed + 1)
     objective = build(config.objective, encoder, config.predictor, masks, generator)
+    moments = start(config, objective)
+
+    out = Path(config.out)
+    checkpoint.claim_run(out, to_dict(config))
+    accelerator = make_accelerator(config.out, config.loop.threads, config.loop.precision)
 
     def batches(done: int) -> Iterator[Clip]:
         rank, world = accelerator.process_index, accelerator.num_processes
@@ -72,7 +81,22 @@ def run(config: PretrainConfig) -> None:
         figures = health.measure(objective.target_encoder, fixed) if fixed else {}
         return {f"health/{key}": value for key, value in figures.items()}
 
-    train("pretrain", objective, batches, measure, accelerator, config.loop, out)
+    train("pretrain", objective, batches, measure, accelerator, config.loop, out, moments)
+
+
+def start(config: PretrainConfig, objective: nn.Module) -> dict[str, Tensor] | None:
+    """Load the weights of `start_from`, if this run has no checkpoint of its own; the moments to begin with, or None.
+
+    Raises:
+        ConfigError: `start_optimizer` without `start_from`.
+        CheckpointError: what `start_from` names is missing or does not fit.
+    """
+    if config.start_optimizer:
+        required(config.start_from, "start_from")
+    if not config.start_from or checkpoint.latest(Path(config.out))[0]:
+        return None
+    moments = begin_from(config.start_from, objective, to_dict(config))
+    return moments if config.start_optimizer else None
 
 
 def listed(feed: Clips, path: Path, done: int) -> Iterator[Clip]:

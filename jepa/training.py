@@ -9,32 +9,62 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
-from torch import nn
+from torch import Tensor, nn
 
 from jepa import checkpoint
 from jepa.config import ConfigError
 from jepa.logs import JsonLines, console, progress_bar
-from jepa.optim import OptimConfig, build_adamw, learning_rate, set_learning_rate
+from jepa.optim import OptimConfig, build_adamw, horizon, set_schedule
+from jepa.update import update
+
+PRECISIONS = {"fp32": "no", "bf16": "bf16", "fp16": "fp16"}
+"""Our names -> accelerate's."""
 
 
 @dataclass(frozen=True)
 class LoopConfig:
-    """How long, and how often to log, measure and save. `threads` > 0 sets torch's CPU threads."""
+    """How long and how precisely, and how often to log, measure and save.
+
+    A step's batch goes through the model in `accumulate` equal slices, for a GPU that it does not fit at once: the
+    gradient is the same, save where an objective or mask sampler (`size: batch_min`) looks across the batch.
+    `precision` is fp32, or bf16 or fp16 by autocast; the weights stay fp32. A launcher's own choice does not count.
+    `compile` has torch compile the trainable's parts. `threads` > 0 sets torch's CPU threads.
+
+    Raises ConfigError for a value outside its range.
+    """
 
     steps: int = 1000
+    accumulate: int = 1
+    precision: str = "fp32"
+    compile: bool = False
     log_every: int = 10
     measure_every: int = 100
     checkpoint_every: int = 500
     threads: int = 0
     optim: OptimConfig = field(default_factory=OptimConfig)
 
+    def __post_init__(self) -> None:
+        if self.precision not in PRECISIONS:
+            raise ConfigError(f"loop.precision '{self.precision}' is not one of {', '.join(PRECISIONS)}")
+        if self.accumulate < 1:
+            raise ConfigError(f"loop.accumulate {self.accumulate}: a batch has at least 1 slice")
 
-def make_accelerator(out: str, threads: int) -> Accelerator:
-    """An Accelerator that logs to TensorBoard under `out`; on the CPU where there is no GPU."""
+
+def make_accelerator(out: str, threads: int, precision: str = "fp32") -> Accelerator:
+    """An Accelerator that logs to TensorBoard under `out`; on the CPU where there is no GPU.
+
+    Raises:
+        ConfigError: fp16 without a GPU.
+    """
     if threads > 0:  # `accelerate launch` puts one thread on a CPU process
         torch.set_num_threads(threads)
+    cpu = not torch.cuda.is_available()
+    if cpu and precision == "fp16":
+        raise ConfigError("loop.precision fp16 needs a GPU; use fp32")
+    if cpu and precision == "bf16" and not torch.cpu._is_avx512_bf16_supported():
+        console.print("[yellow]loop.precision bf16: this CPU has no bf16 instructions; fp32 is 50 times faster or more")
     Path(out).mkdir(parents=True, exist_ok=True)
-    accelerator = Accelerator(cpu=not torch.cuda.is_available(), log_with="tensorboard", project_dir=out)
+    accelerator = Accelerator(cpu=cpu, mixed_precision=PRECISIONS[precision], log_with="tensorboard", project_dir=out)
     accelerator.init_trackers("tensorboard")
     return accelerator
 
@@ -54,18 +84,26 @@ def train(
     accelerator: Accelerator,
     config: LoopConfig,
     out: Path,
+    moments: dict[str, Tensor] | None = None,
 ) -> None:
     """Train `trainable`, whose forward is the loss, from the newest checkpoint of `out` to `config.steps`.
 
     `batches(k)` yields the batches of steps k+1, k+2, …; a pure function, so that a resumed run sees what an
-    uninterrupted one would. `measure()` gives figures of the model at step 0 and every `measure_every`.
+    uninterrupted one would. `measure()` gives figures of the model at step 0 and every `measure_every`. A fresh run
+    begins with the optimiser's `moments` of `checkpoint.load`, if given.
     """
-    named = [(n, p) for n, p in trainable.named_parameters() if p.requires_grad]
-    optimizer = build_adamw(named, config.optim)
+    optimizer = build_adamw(((n, p) for n, p in trainable.named_parameters() if p.requires_grad), config.optim)
     done = _resume(out, trainable, optimizer)
+    if done == 0 and moments:
+        checkpoint.load_moments(trainable, optimizer, moments)
+    lead, end = accelerator.is_main_process, horizon(config.optim, config.steps)
+    if lead and config.steps <= config.optim.warmup:
+        console.print(f"[yellow]the run's {config.steps} steps end inside the warm-up of {config.optim.warmup}")
+    if config.compile:  # not the whole: it draws masks by numpy between its parts
+        for part in trainable.children():
+            part.compile(dynamic=False)
     model, prepared = accelerator.prepare(trainable.to(accelerator.device), optimizer)
     after_step = getattr(trainable, "after_step", lambda step, total: None)
-    lead = accelerator.is_main_process
     with (
         progress_bar(disable=not lead) as bar,
         JsonLines(out / "log.jsonl", done or -1) if lead else nullcontext() as log,
@@ -74,8 +112,10 @@ def train(
             log.write({"step": 0, **measure()})
         task = bar.add_task(name, total=config.steps, completed=done, figures="")
         for step, batch in enumerate(batches(done), start=done + 1):
-            record = _update(accelerator, model, named, prepared, batch.to(accelerator.device), config, step)
-            after_step(step, config.steps)
+            set_schedule(prepared, config.optim, step, config.steps)
+            record = update(accelerator, model, prepared, batch, config.accumulate, config.optim.clip, step)
+            if math.isfinite(record["grad_norm"]):  # else an overflow of fp16, and nothing was updated
+                after_step(step, end)
             last = step == config.steps
             if log:
                 if step % config.measure_every == 0 or last:
@@ -88,31 +128,6 @@ def train(
                     checkpoint.save(out, step, trainable, optimizer)
             bar.advance(task)
     accelerator.end_training()
-
-
-def _update(
-    accelerator: Accelerator,
-    model: nn.Module,
-    named: list[tuple[str, nn.Parameter]],
-    optimizer: torch.optim.Optimizer,
-    batch: Any,
-    config: LoopConfig,
-    step: int,
-) -> dict[str, float]:
-    """Forward, backward, clip, AdamW. Raises FloatingPointError before a non-finite update."""
-    lr = learning_rate(config.optim, step, config.steps)
-    set_learning_rate(optimizer, lr)
-    loss, metrics = model(batch)
-    accelerator.backward(loss)
-    norm = float(accelerator.clip_grad_norm_([p for _, p in named], config.optim.clip or math.inf))
-    if not (math.isfinite(loss.item()) and math.isfinite(norm)):
-        raise FloatingPointError(
-            f"step {step}: loss {loss.item():.4g}, gradient norm {norm:.4g}; nothing was updated. Lower "
-            "loop.optim.lr or set loop.optim.clip, with another out=…"
-        )
-    optimizer.step()
-    optimizer.zero_grad(set_to_none=True)
-    return {"loss": loss.item(), "lr": lr, "grad_norm": norm, **{k: v.item() for k, v in metrics.items()}}
 
 
 def _resume(out: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> int:

@@ -7,15 +7,21 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from jepa.checkpoint import CheckpointError
 from jepa.config import ConfigError, load_config
 from jepa.data.errors import DataError
+from jepa.data.pack import pack
 from jepa.health import rankme, std_over_time
 from jepa.logs import read
+from jepa.masks import multiblock
+from jepa.models.sizes import SIZES
 from jepa.pretrain import PretrainConfig, run
 from jepa.runs import load_encoder, weights_sha256
 
@@ -96,6 +102,51 @@ def test_missing_shards_and_missing_keys_are_one_line(tmp_path, moving_square, t
 def test_a_loss_that_is_not_finite_stops_before_the_update(tmp_path, moving_square, tiny_pretrain):
     with pytest.raises(FloatingPointError, match="nothing was updated"):
         run(config_of(tmp_path, moving_square, tiny_pretrain, "loop.optim.lr=1e30", "loop.optim.start_lr=1e30"))
+
+
+def test_slices_of_a_batch_train_as_the_whole_does(tmp_path, moving_square, tiny_pretrain):
+    more = ("batch_size=4", "loop.optim.lr=1e-4")
+    run(config_of(tmp_path / "a", moving_square, tiny_pretrain, *more))
+    run(config_of(tmp_path / "b", moving_square, tiny_pretrain, *more, "loop.accumulate=4"))
+    assert losses(tmp_path / "b") == pytest.approx(losses(tmp_path / "a"), abs=1e-5)
+    with pytest.raises(ConfigError, match=r"batch of 4 does not divide into loop\.accumulate=3"):
+        run(config_of(tmp_path / "c", moving_square, tiny_pretrain, *more, "loop.accumulate=3"))
+
+
+def test_images_and_videos_train_in_one_run_each_at_its_length(tmp_path, moving_square, tiny_pretrain, monkeypatch):
+    images = tmp_path / "images"
+    for number in range(4):
+        pixels = np.random.default_rng(number).integers(0, 255, (40, 48, 3), dtype=np.uint8)
+        (images / "class").mkdir(parents=True, exist_ok=True)
+        Image.fromarray(pixels).save(images / "class" / f"{number}.png")
+    pack("images", images, tmp_path / "stills")
+    grids = []
+    sample = multiblock.MultiBlock.sample
+    monkeypatch.setattr(
+        multiblock.MultiBlock, "sample", lambda self, grid, *rest: grids.append(grid) or sample(self, grid, *rest)
+    )
+    mix = f"data.mix=[{{shards: {tmp_path / 'stills'}, frames: 1}}, {{shards: {moving_square}, frames: 8, weight: 2}}]"
+    more = [f"out={tmp_path / 'run'}", f"heldout={moving_square}", *tiny_pretrain, "loop.steps=12", "loop.accumulate=2"]
+    run(load_config(PretrainConfig, "pretrain", "debug", [*more, "batch_size=4", mix]))
+    assert set(grids) == {(1, 4, 4), (4, 4, 4)}
+    log = read(tmp_path / "run" / "log.jsonl")
+    assert len(losses(tmp_path / "run")) == 12 and "health/rankme" in log[-1]
+
+
+def test_size_presets_are_the_sizes_of_the_models():
+    for name, size in SIZES.items():
+        assert load_config(PretrainConfig, "pretrain", name, ["out=x"]).encoder == size
+
+
+def test_recipes_name_their_size_and_cpu_presets_stay_fp32():
+    sizes = {"vitl": "vit_large", "vith": "vit_huge", "vitg": "vit_giant_xformers"}
+    for short, size in sizes.items():
+        for recipe in ("256_16f", "256_64f_cooldown"):
+            config = load_config(PretrainConfig, "pretrain", f"{short}_{recipe}")
+            assert replace(config.encoder, checkpointing="none") == SIZES[size]
+            assert (config.batch_size, config.loop.precision) == (3072, "bf16")
+    for name in ("tiny", "small", "demo", "debug"):
+        assert load_config(PretrainConfig, "pretrain", name).loop.precision == "fp32"
 
 
 def test_health_tells_a_collapsed_encoder():

@@ -15,7 +15,8 @@ class Masks:
 
 
 class MaskSampler(Protocol):
-    """Masks as a pure function of what is passed: independent of rank, worker and batch split."""
+    """Masks as a pure function of what is passed: independent of rank and worker, and of the batch split as well,
+    except where the user asks for Kc and Kt to be those of the batch."""
 
     configs: int
 

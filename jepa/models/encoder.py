@@ -1,20 +1,29 @@
 """The video encoder: tubelets -> ViT with 3-D RoPE (V-JEPA 2, arXiv 2506.09985, §2.1)."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from einops import rearrange, repeat
+from einops import rearrange
 from torch import Tensor, nn
 
 from jepa.data.transforms import normalize
-from jepa.models.layers import Block, check_heads, init_weights, norm_features
-from jepa.models.rope import positions, rope_table
+from jepa.models.checkpointing import check_mode, run_block
+from jepa.models.layers import Block, DropPath, check_heads, init_weights, norm_features
+from jepa.models.rope import Rope
+
+_REFERENCE_PX = 256  # V-JEPA 2.1 interpolates positions to the grid of this size: 16 for patch 16, 18 for patch 14
 
 
 @dataclass(frozen=True)
 class EncoderConfig:
-    """Shape of the encoder; the defaults are ViT-L/16 at 256 px."""
+    """Shape of the encoder; the defaults are ViT-L/16 at 256 px. `SIZES` of `jepa.models.sizes` has the others.
+
+    `rope_interpolate` stretches rows and columns to the grid of a 256 px clip, as V-JEPA 2.1 does. `rope_bf16`
+    reproduces the angles of training under bf16 autocast. `drop_path` is the rate of the last block, 0 at the first.
+    `checkpointing` trades time for memory in training: none, selective (repeats what is cheap) or full.
+    """
 
     size: int = 256
     patch: int = 16
@@ -24,6 +33,11 @@ class EncoderConfig:
     heads: int = 16
     mlp_ratio: float = 4.0
     rope_layout: str = "interleaved"
+    rope_interpolate: bool = False
+    rope_bf16: bool = False
+    swiglu: bool = False
+    drop_path: float = 0.0
+    checkpointing: str = "none"
 
 
 class PatchEmbed(nn.Module):
@@ -35,6 +49,8 @@ class PatchEmbed(nn.Module):
         self.proj = nn.Conv3d(3, width, (tubelet, patch, patch), (tubelet, patch, patch))
 
     def forward(self, frames: Tensor, keep: Tensor | None) -> Tensor:  # (B,T,3,h,w), (B,K) -> (B,K,D)
+        if frames.shape[1] == 1:
+            frames = frames.expand(-1, self.tubelet, -1, -1, -1)
         x = rearrange(
             frames,
             "b (t tt) c (h ph) (w pw) -> b (t h w) (c tt ph pw)",
@@ -51,22 +67,34 @@ class Encoder(nn.Module):
     """Frames (B, T, 3, h, w), ImageNet-normalised -> tokens (B, t·N, D); with `keep` (B, K) only those, (B, K, D).
 
     Any T that is a multiple of the tubelet and any h, w that are multiples of the patch will do: positions come
-    from the input. Raises ValueError for other shapes.
+    from the input. An image, T = 1, is shown for one tubelet. Raises ValueError for other shapes.
+
+    Drop path is drawn from the seed of `generator`, and only in training with gradients: a target is always whole.
     """
 
     def __init__(self, config: EncoderConfig, generator: torch.Generator) -> None:
         super().__init__()
         check_heads(config.width, config.heads, "encoder")
+        check_mode(config.checkpointing)
         self.config = config
         self.embed_dim = config.width
+        reference = _REFERENCE_PX // config.patch if config.rope_interpolate else 0
+        self.rope = Rope(config.rope_layout, reference, config.rope_bf16)
         self.patch_embed = PatchEmbed(config.patch, config.tubelet, config.width)
-        self.blocks = nn.ModuleList(Block(config.width, config.heads, config.mlp_ratio) for _ in range(config.depth))
+        self.blocks = nn.ModuleList(
+            Block(config.width, config.heads, config.mlp_ratio, config.swiglu) for _ in range(config.depth)
+        )
         self.norm = nn.LayerNorm(config.width, eps=1e-6)
         init_weights(self, self.blocks, generator)
+        # The seed is read, not drawn: a draw would shift the weights of whatever is built after the encoder.
+        self.drop_path = (
+            DropPath(config.drop_path, config.depth, generator.initial_seed()) if config.drop_path else None
+        )
 
     def grid(self, frames: int, height: int, width: int) -> tuple[int, int, int]:
         """Token grid (t, rows, columns) of a clip of that many frames and pixels."""
         c = self.config
+        frames = c.tubelet if frames == 1 else frames
         if frames % c.tubelet or height % c.patch or width % c.patch or frames == 0:
             raise ValueError(
                 f"a clip of {frames} frames of {height}×{width} px cannot be cut into tubelets of "
@@ -74,14 +102,33 @@ class Encoder(nn.Module):
             )
         return frames // c.tubelet, height // c.patch, width // c.patch
 
-    def forward(self, frames: Tensor, keep: Tensor | None = None) -> Tensor:
+    def forward(self, frames: Tensor, keep: Tensor | None = None, layers: Sequence[int] = ()) -> Tensor | list[Tensor]:
+        """Tokens (B, K, D); with `layers` a list of the tokens after each of these blocks, through the final norm."""
+        streams = self.blocks_out(frames, keep, layers or (len(self.blocks) - 1,))
+        tokens = [self.norm(stream) for stream in streams]
+        return tokens if layers else tokens[0]
+
+    def blocks_out(
+        self, frames: Tensor, keep: Tensor | None, layers: Sequence[int], embed: PatchEmbed | None = None
+    ) -> list[Tensor]:
+        """The residual streams (B, K, D), not normed, after the blocks `layers`, counted from 0; none beyond them runs.
+
+        `embed` takes the place of the encoder's own patch embedding. Raises ValueError for a layer that is not there.
+        """
+        if not all(0 <= layer < len(self.blocks) for layer in layers):
+            raise ValueError(f"layers {list(layers)}: the encoder's blocks are numbered 0 to {len(self.blocks) - 1}")
         grid = self.grid(frames.shape[1], *frames.shape[-2:])
-        x = self.patch_embed(frames, keep)  # (B, K, D)
+        x = (embed or self.patch_embed)(frames, keep)  # (B, K, D)
         ids = torch.arange(grid[0] * grid[1] * grid[2], device=x.device)[None] if keep is None else keep
-        rope = rope_table(positions(ids, grid), self.config.width // self.config.heads, self.config.rope_layout)
-        for block in self.blocks:
-            x = block(x, rope)
-        return self.norm(x)
+        rope = self.rope.table(ids, grid, self.config.width // self.config.heads)
+        drops = self.drop_path(x) if self.drop_path and self.training and torch.is_grad_enabled() else None
+        streams = {}
+        for layer, block in enumerate(self.blocks[: max(layers) + 1]):
+            drop = None if drops is None else drops[layer]
+            x = run_block(block, self.config.checkpointing, x, rope, None, drop)
+            if layer in layers:
+                streams[layer] = x
+        return [streams[layer] for layer in layers]
 
 
 def build_encoder(config: EncoderConfig, seed: int) -> Encoder:
@@ -91,11 +138,10 @@ def build_encoder(config: EncoderConfig, seed: int) -> Encoder:
 
 @torch.no_grad()
 def encode_frames(encoder: Encoder, frames: Tensor) -> Tensor:
-    """Each uint8 frame of (B, T, C, h, w) alone, doubled to one tubelet -> layer-normed tokens (B, T, N, D).
+    """Each uint8 frame of (B, T, C, h, w) alone, as an image -> layer-normed tokens (B, T, N, D).
 
     Source: V-JEPA 2-AC, arXiv 2506.09985, §3.1: the frozen encoder sees single frames.
     """
     batch, time = frames.shape[:2]
-    still = repeat(frames, "b t c h w -> (b t) tt c h w", tt=encoder.config.tubelet)
-    tokens = encoder(normalize(still))
+    tokens = encoder(normalize(rearrange(frames, "b t c h w -> (b t) 1 c h w")))
     return rearrange(norm_features(tokens), "(b t) n d -> b t n d", b=batch, t=time)

@@ -1,16 +1,15 @@
-"""The transformer block that every model here is made of, and the initialisation they share."""
+"""The transformer block that every model here is made of, drop path, and the initialisation they share."""
 
 import math
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from einops import rearrange
 from timm.layers import Mlp
 from torch import Tensor, nn
 
-from jepa.models.rope import apply_rope
-
-RopeTable = tuple[Tensor, Tensor]
+from jepa.models.rope import RopeTable, apply_rope
 
 
 class Attention(nn.Module):
@@ -28,19 +27,69 @@ class Attention(nn.Module):
         return self.proj(rearrange(x, "b h k d -> b k (h d)"))
 
 
-class Block(nn.Module):
-    """Pre-norm transformer block: attention, then an MLP, each added to its input."""
+class SwiGLU(nn.Module):
+    """Gated MLP fc3(SiLU(fc1 x) · fc2 x), of 2/3 the hidden width up to a multiple of 8: as many weights as `Mlp`."""
 
-    def __init__(self, dim: int, heads: int, mlp_ratio: float) -> None:
+    def __init__(self, dim: int, hidden: int) -> None:
+        super().__init__()
+        hidden = -(-int(2 * hidden / 3) // 8) * 8
+        self.fc1 = nn.Linear(dim, hidden)
+        self.fc2 = nn.Linear(dim, hidden)
+        self.fc3 = nn.Linear(hidden, dim)
+
+    def forward(self, x: Tensor) -> Tensor:  # (B, K, D)
+        return self.fc3(F.silu(self.fc1(x)) * self.fc2(x))
+
+
+class Block(nn.Module):
+    """Pre-norm transformer block: attention, then an MLP, each added to its input.
+
+    `drop` (2, B, 1, 1) scales the two branches of each sample: see `DropPath`.
+    """
+
+    def __init__(self, dim: int, heads: int, mlp_ratio: float, swiglu: bool = False) -> None:
         super().__init__()
         self.norm1 = nn.LayerNorm(dim, eps=1e-6)
         self.attn = Attention(dim, heads)
         self.norm2 = nn.LayerNorm(dim, eps=1e-6)
-        self.mlp = Mlp(dim, int(dim * mlp_ratio))
+        self.mlp = (SwiGLU if swiglu else Mlp)(dim, int(dim * mlp_ratio))
 
-    def forward(self, x: Tensor, rope: RopeTable, mask: Tensor | None = None) -> Tensor:  # (B, K, D)
-        x = x + self.attn(self.norm1(x), rope, mask)
-        return x + self.mlp(self.norm2(x))
+    def forward(
+        self, x: Tensor, rope: RopeTable, mask: Tensor | None = None, drop: Tensor | None = None
+    ) -> Tensor:  # (B, K, D)
+        attended = self.attn(self.norm1(x), rope, mask)
+        x = x + (attended if drop is None else attended * drop[0])
+        changed = self.mlp(self.norm2(x))
+        return x + (changed if drop is None else changed * drop[1])
+
+
+class DropPath(nn.Module):
+    """Stochastic depth (arXiv 1603.09382): each sample leaves out each residual branch, ever more often with depth.
+
+    Blocks are dropped at rates from 0 to `rate`, linearly. Call n draws from (seed, n) and from nothing else; n is
+    part of the state dict, so that a resumed run drops what it would have dropped. Every rank draws the same.
+    """
+
+    def __init__(self, rate: float, depth: int, seed: int) -> None:
+        super().__init__()
+        if not 0 <= rate < 1:
+            raise ValueError(f"drop_path is a rate from 0 to below 1, not {rate}")
+        self.keep = 1 - rate * np.arange(depth) / max(depth - 1, 1)  # (depth)
+        self.seed, self.calls = seed, 0
+
+    @torch.compiler.disable
+    def forward(self, x: Tensor) -> Tensor:
+        """x (B, K, D) -> scales (depth, 2, B, 1, 1): 0 for a dropped branch, 1/(1 - its rate) for another."""
+        keep = self.keep[:, None, None, None, None]
+        chance = np.random.default_rng((self.seed, self.calls)).random((len(keep), 2, len(x), 1, 1))
+        self.calls += 1
+        return torch.from_numpy((chance < keep) / keep).to(x)
+
+    def get_extra_state(self) -> Tensor:
+        return torch.tensor(self.calls)
+
+    def set_extra_state(self, state: Tensor) -> None:
+        self.calls = int(state)
 
 
 def check_heads(dim: int, heads: int, what: str) -> None:
@@ -52,7 +101,8 @@ def check_heads(dim: int, heads: int, what: str) -> None:
 def init_weights(module: nn.Module, blocks: nn.ModuleList, generator: torch.Generator) -> None:
     """Normal(0, 0.02) weights, zero biases; block l's residual projections divided by sqrt(2·l), l from 1.
 
-    The reference truncates at ±2, a hundred standard deviations away: no truncation.
+    The reference truncates at ±2, a hundred standard deviations away: no truncation. With SwiGLU the reference
+    divides a gate and leaves the true output, fc3, as it is; here it is the output that is divided.
     """
     for part in module.modules():
         if isinstance(part, nn.Linear | nn.Conv3d):
@@ -61,8 +111,9 @@ def init_weights(module: nn.Module, blocks: nn.ModuleList, generator: torch.Gene
                 nn.init.zeros_(part.bias)
     with torch.no_grad():
         for layer, block in enumerate(blocks, start=1):
+            out = block.mlp.fc3 if isinstance(block.mlp, SwiGLU) else block.mlp.fc2
             block.attn.proj.weight /= math.sqrt(2 * layer)
-            block.mlp.fc2.weight /= math.sqrt(2 * layer)
+            out.weight /= math.sqrt(2 * layer)
 
 
 def norm_features(x: Tensor) -> Tensor:

@@ -5,25 +5,27 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from jepa.models.checkpointing import check_mode, run_block
 from jepa.models.layers import Block, check_heads, init_weights
-from jepa.models.rope import positions, rope_table
+from jepa.models.rope import Rope
 
 
 @dataclass(frozen=True)
 class PredictorConfig:
-    """Shape of the predictor; the defaults are the paper's for every encoder size."""
+    """Shape of the predictor; the defaults are the paper's for every encoder size. `checkpointing` as the encoder's."""
 
     width: int = 384
     depth: int = 12
     heads: int = 12
     mlp_ratio: float = 4.0
+    checkpointing: str = "none"
 
 
 class Predictor(nn.Module):
     """Fills in target tokens from context tokens.
 
     Attention does not care for order and RoPE carries the positions, so tokens are never sorted. Positions come
-    from the grid of the clip at hand, not from the size in a config.
+    from the grid of the clip at hand, not from the size in a config, by the encoder's `rope` (or a layout's name).
     """
 
     def __init__(
@@ -31,12 +33,14 @@ class Predictor(nn.Module):
         config: PredictorConfig,
         embed_dim: int,
         mask_tokens: int,
-        rope_layout: str,
+        rope: Rope | str,
         generator: torch.Generator,
     ) -> None:
         super().__init__()
         check_heads(config.width, config.heads, "predictor")
-        self.head_dim, self.rope_layout = config.width // config.heads, rope_layout
+        check_mode(config.checkpointing)
+        self.head_dim, self.checkpointing = config.width // config.heads, config.checkpointing
+        self.rope = Rope(rope) if isinstance(rope, str) else rope
         self.predictor_embed = nn.Linear(embed_dim, config.width)
         self.mask_tokens = nn.ParameterList(nn.Parameter(torch.zeros(1, 1, config.width)) for _ in range(mask_tokens))
         self.predictor_blocks = nn.ModuleList(
@@ -59,8 +63,8 @@ class Predictor(nn.Module):
         queries = self.mask_tokens[mask_index].expand(*target_ids.shape, -1)
         x = torch.cat((x, queries), dim=1)  # (B, Kc+Kt, P)
         ids = torch.cat((context_ids, target_ids), dim=1)
-        rope = rope_table(positions(ids, grid), self.head_dim, self.rope_layout)
+        rope = self.rope.table(ids, grid, self.head_dim)
         for block in self.predictor_blocks:
-            x = block(x, rope)
+            x = run_block(block, self.checkpointing, x, rope)
         x = x[:, context.shape[1] :]
         return self.predictor_proj(self.predictor_norm(x))

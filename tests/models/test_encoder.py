@@ -1,11 +1,13 @@
-"""The encoder: kept patches only, any clip size, the sizes and names that released weights have."""
+"""The encoder: kept patches only, any clip size, images, chosen layers, the names that released weights have."""
+
+import dataclasses
 
 import pytest
 import torch
 import torch.nn.functional as F
 from einops import rearrange
 
-from jepa.models.encoder import Encoder, EncoderConfig, build_encoder, encode_frames
+from jepa.models.encoder import PatchEmbed, build_encoder, encode_frames
 
 
 def test_embedding_equals_the_convolution(tiny):
@@ -41,15 +43,90 @@ def test_clips_that_do_not_fit_are_refused(tiny, shape):
         build_encoder(tiny, 0)(torch.zeros(shape))
 
 
-@pytest.mark.parametrize(
-    ("width", "depth", "heads", "ratio", "millions"),
-    [(192, 12, 3, 4, 5.63), (1024, 24, 16, 4, 303.89), (1408, 40, 22, 48 / 11, 1012.17)],
-)
-def test_parameter_counts_of_the_paper(width, depth, heads, ratio, millions):
-    config = EncoderConfig(256, 16, 2, width, depth, heads, ratio)
-    with torch.device("meta"):
-        encoder = Encoder(config, None)
-    assert sum(p.numel() for p in encoder.parameters()) / 1e6 == pytest.approx(millions, abs=0.006)
+def test_an_image_is_shown_for_one_tubelet(tiny):
+    encoder = build_encoder(tiny, 0)
+    image = torch.randn(2, 1, 3, 16, 16)
+    assert encoder.grid(1, 16, 16) == (1, 4, 4)
+    assert torch.equal(encoder(image), encoder(image.expand(-1, 2, -1, -1, -1)))
+    keep = torch.tensor([[3, 15], [0, 7]])
+    assert torch.equal(encoder(image, keep), encoder(image.expand(-1, 2, -1, -1, -1), keep))
+
+
+def test_chosen_layers_are_normed_streams(tiny):
+    encoder = build_encoder(dataclasses.replace(tiny, depth=4), 0)
+    frames, keep = torch.randn(2, 4, 3, 16, 16), torch.tensor([[0, 5, 31], [2, 3, 17]])
+    x, streams = encoder.patch_embed(frames, keep), []
+    rope = encoder.rope.table(keep, (2, 4, 4), 16)
+    for block in encoder.blocks:
+        x = block(x, rope)
+        streams.append(x)
+    third, first = encoder.blocks_out(frames, keep, (2, 0))
+    assert torch.equal(third, streams[2]) and torch.equal(first, streams[0])
+    normed = encoder(frames, keep, layers=[1, 3])
+    assert all(torch.equal(a, encoder.norm(streams[i])) for a, i in zip(normed, (1, 3), strict=True))
+    assert torch.equal(normed[1], encoder(frames, keep))
+
+
+def test_blocks_beyond_the_last_layer_do_not_run(tiny):
+    encoder = build_encoder(dataclasses.replace(tiny, depth=4), 0)
+    encoder.blocks[2].register_forward_pre_hook(lambda *_: pytest.fail("block 2 ran"))
+    encoder.blocks_out(torch.randn(1, 2, 3, 16, 16), None, (1,))
+
+
+@pytest.mark.parametrize("layers", [(2,), (0, -1)])
+def test_layers_that_are_not_there_are_refused(tiny, layers):
+    with pytest.raises(ValueError, match="numbered 0 to 1"):
+        build_encoder(tiny, 0)(torch.zeros(1, 2, 3, 16, 16), None, layers)
+
+
+def test_another_patch_embedding_can_take_the_place(tiny):
+    encoder = build_encoder(tiny, 0)
+    still = PatchEmbed(4, 1, 32)
+    image = torch.randn(2, 1, 3, 16, 16)
+    (own,), (other,) = (encoder.blocks_out(image, None, (1,), embed) for embed in (None, still))
+    assert other.shape == own.shape == (2, 16, 32)
+    with torch.no_grad():  # the two frames of a still tubelet weigh together what the image's one frame does
+        still.proj.weight.copy_(encoder.patch_embed.proj.weight.sum(2, keepdim=True))
+        still.proj.bias.copy_(encoder.patch_embed.proj.bias)
+    assert not torch.allclose(other, own, atol=1e-3)
+    torch.testing.assert_close(encoder.blocks_out(image, None, (1,), still)[0], own, atol=1e-5, rtol=1e-5)
+
+
+def test_position_options_reach_the_blocks(tiny):
+    """The grid of a 256 px clip is the reference, 64×64 for patch 4: interpolation does nothing there."""
+    encoders = {
+        name: build_encoder(dataclasses.replace(tiny, width=64, **changes), 0)
+        for name, changes in {
+            "plain": {},
+            "interpolated": {"rope_interpolate": True},
+            "rounded": {"rope_bf16": True},
+            "tiled": {"rope_layout": "tiled"},
+        }.items()
+    }
+    for encoder in encoders.values():
+        for block in encoder.blocks:
+            torch.nn.init.normal_(block.attn.qkv.weight, generator=torch.Generator().manual_seed(0))
+    large, small, ids = torch.randn(1, 2, 3, 256, 256), torch.randn(1, 2, 3, 32, 48), torch.arange(0, 4096, 97)[None]
+    plain = encoders["plain"]
+    assert torch.equal(encoders["interpolated"](large, ids), plain(large, ids))
+    for name in ("interpolated", "rounded", "tiled"):
+        assert (encoders[name](small) - plain(small)).abs().max() > 1e-2, name
+    assert build_encoder(dataclasses.replace(tiny, patch=14, rope_interpolate=True), 0).rope.reference == 18
+
+
+def test_one_graph_for_the_compiler(tiny):
+    """Static shapes give one graph, forward and backward; no code is generated here, that would take a minute."""
+    encoder = build_encoder(dataclasses.replace(tiny, depth=1), 0)
+    frames, keep = torch.randn(1, 4, 3, 16, 16), torch.tensor([[0, 5, 31]])
+    compiled = torch.compile(encoder, dynamic=False, fullgraph=True, backend="aot_eager")
+    gradients = []
+    for model in (encoder, compiled):
+        out = model(frames, keep)
+        out.square().mul(torch.arange(32)).sum().backward()
+        gradients.append([out.detach(), *(p.grad for p in encoder.parameters())])
+        encoder.zero_grad(set_to_none=True)
+    for wanted, given in zip(*gradients, strict=True):
+        torch.testing.assert_close(given, wanted, atol=1e-4, rtol=1e-4)
 
 
 def test_names_are_those_of_released_weights(tiny):

@@ -1,5 +1,9 @@
 """Rotary positions are pinned to published fixtures and to a slow reading of their definition."""
 
+import itertools
+import math
+
+import pytest
 import torch
 
 from jepa.models.rope import apply_rope, positions, rope_table
@@ -50,3 +54,48 @@ def test_channels_beyond_three_axes_do_not_turn():
 def test_positions_of_ids():
     assert positions(torch.tensor([[777]]), (8, 16, 16)).tolist() == [[[3, 0, 9]]]
     assert positions(torch.tensor([[777]]), (8, 24, 24)).tolist() == [[[1, 8, 9]]]
+
+
+@pytest.mark.parametrize("bf16", [False, True])
+@pytest.mark.parametrize("layout", ["interleaved", "tiled"])
+@pytest.mark.parametrize("head_dim", [8, 32, 64, 80, 88, 104])
+def test_every_channel_turns_as_defined(head_dim, layout, bf16):
+    """Channel by channel, from the definition: axis, frequency and partner of each."""
+    rng = torch.Generator().manual_seed(head_dim)
+    x = torch.randn(2, 1, 3, head_dim, generator=rng)
+    place = torch.randint(0, 24, (2, 3, 3), generator=rng)
+    a = 2 * (head_dim // 3 // 2)
+    wanted = x.clone()
+    for b, k, c in itertools.product(range(2), range(3), range(3 * a)):
+        axis, inside = divmod(c, a)
+        j = inside % (a // 2) if layout == "tiled" else inside // 2
+        exponent = torch.tensor(j / (a // 2)).to(torch.bfloat16 if bf16 else torch.float32).item()
+        angle = place[b, k, axis].item() * 10000.0**-exponent
+        partner = x[b, 0, k, c ^ 1].item() * (-1 if c % 2 == 0 else 1)
+        wanted[b, 0, k, c] = x[b, 0, k, c].item() * math.cos(angle) + partner * math.sin(angle)
+    torch.testing.assert_close(apply_rope(x, rope_table(place, head_dim, layout, bf16)), wanted, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize(("head_dim", "error"), [(64, 0.0145), (80, 0.0165)])
+def test_rounded_exponents_move_frequencies_as_published(head_dim, error):
+    one_step = torch.tensor([[[1, 0, 0]]])
+    angles = [torch.atan2(*reversed(rope_table(one_step, head_dim, "tiled", bf16))) for bf16 in (False, True)]
+    half = head_dim // 3 // 2
+    worst = (angles[1] / angles[0] - 1)[..., :half].abs().max().item()
+    assert worst == pytest.approx(error, abs=5e-5)
+
+
+def test_interpolated_positions_span_the_reference_grid():
+    """A 24×8 grid over the reference 16×16: corners meet, the rest lies between; time is as it is."""
+    grid = (3, 24, 8)
+    plain, stretched = positions(torch.arange(576)[None], grid), positions(torch.arange(576)[None], grid, 16)
+    assert stretched[0, -1].tolist() == [2.0, 15.0, 15.0]
+    torch.testing.assert_close(stretched, plain * torch.tensor([1, 15 / 23, 15 / 7]))
+    same = (2, 16, 16)
+    assert torch.equal(positions(torch.arange(512)[None], same, 16), positions(torch.arange(512)[None], same).float())
+    assert positions(torch.tensor([[1]]), (2, 1, 1), 16).tolist() == [[[1.0, 0.0, 0.0]]]  # one row has no extent
+
+
+def test_unknown_layout_is_refused():
+    with pytest.raises(ValueError, match="'interleaved' or 'tiled', not 'block'"):
+        rope_table(torch.zeros(1, 1, 3), 32, "block")
