@@ -79,7 +79,7 @@ def cost(
     from jepa.pretrain import PretrainConfig
 
     config = _config(PretrainConfig, "pretrain", preset, ["out=nowhere", *(overrides or ())])
-    cli_data._print(Console(), tables(config, gpus, tflops))
+    cli_data.print_tables(Console(), tables(config, gpus, tflops))
 
 
 @app.command()

@@ -141,7 +141,7 @@ def stats(
 
     _check_suffix(out, ".png")
     manifest = Manifest.load(shards)
-    _print(Console(), tables(manifest))
+    print_tables(Console(), tables(manifest))
     if out:
         plot(manifest, out)
 
@@ -218,7 +218,7 @@ def _check_suffix(out: Path | None, *suffixes: str) -> None:
         raise DataError(f"--out {out}: must end with {' or '.join(suffixes)}")
 
 
-def _print(console: "Console", tables: "Iterable[Table]") -> None:
+def print_tables(console: "Console", tables: "Iterable[Table]") -> None:
     from rich import box
     from rich.table import Table as Drawn
 
@@ -238,7 +238,7 @@ def _tell(out: Path, merged: "Merged", strict: bool) -> None:
     from jepa.data.stats import tables
     from jepa.logs import console
 
-    _print(console, tables(Manifest.load(out))[:2])  # counts; lengths and sizes
+    print_tables(console, tables(Manifest.load(out))[:2])  # counts; lengths and sizes
     console.print(f"{merged.packed} recordings packed, {len(merged.rejected)} rejected; in {out}", soft_wrap=True)
     for rejected in merged.rejected[:SHOWN]:
         console.print(f"[yellow]rejected[/] {rejected.file}: {rejected.reason}", soft_wrap=True)

@@ -5,6 +5,7 @@ import os
 import re
 import subprocess
 import sys
+import sys
 from pathlib import Path
 
 import pytest
@@ -157,3 +158,9 @@ print(*lacking, sep="\\n")
     ran = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, env=environment)
     assert ran.returncode == 0, ran.stderr
     assert not ran.stdout.strip(), ran.stdout
+
+
+def test_models_can_be_imported_before_torch():
+    """torch asks for our module at the end of its import: that must not be the import that began it."""
+    done = subprocess.run([sys.executable, "-c", "import jepa.models.layers"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr

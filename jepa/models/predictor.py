@@ -25,7 +25,7 @@ class Predictor(nn.Module):
     """Fills in target tokens from context tokens.
 
     Attention does not care for order and RoPE carries the positions, so tokens are never sorted. Positions come
-    from the grid of the clip at hand, not from the size in a config, by the encoder's `rope` (or a layout's name).
+    from the grid of the clip at hand, not from the size in a config, by the encoder's `rope`.
     """
 
     def __init__(
@@ -33,14 +33,13 @@ class Predictor(nn.Module):
         config: PredictorConfig,
         embed_dim: int,
         mask_tokens: int,
-        rope: Rope | str,
+        rope: Rope,
         generator: torch.Generator,
     ) -> None:
         super().__init__()
         check_heads(config.width, config.heads, "predictor")
         check_mode(config.checkpointing)
-        self.head_dim, self.checkpointing = config.width // config.heads, config.checkpointing
-        self.rope = Rope(rope) if isinstance(rope, str) else rope
+        self.rope, self.head_dim, self.checkpointing = rope, config.width // config.heads, config.checkpointing
         self.predictor_embed = nn.Linear(embed_dim, config.width)
         self.mask_tokens = nn.ParameterList(nn.Parameter(torch.zeros(1, 1, config.width)) for _ in range(mask_tokens))
         self.predictor_blocks = nn.ModuleList(

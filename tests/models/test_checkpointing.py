@@ -12,6 +12,7 @@ from jepa.models import checkpointing
 from jepa.models.checkpointing import MODES
 from jepa.models.encoder import EncoderConfig, build_encoder
 from jepa.models.predictor import Predictor, PredictorConfig
+from jepa.models.rope import Rope
 
 FRAMES = torch.randn(2, 4, 3, 16, 16, generator=torch.Generator().manual_seed(0))
 KEEP = torch.tensor([[0, 5, 31, 7], [2, 3, 17, 9]])
@@ -86,7 +87,7 @@ def test_predictor_too(mode):
     context = torch.randn(2, 4, 8, generator=torch.Generator().manual_seed(1))
     for each in ("none", mode):
         config = PredictorConfig(width=24, depth=2, heads=2, checkpointing=each)
-        predictor = Predictor(config, 8, 1, "interleaved", torch.Generator().manual_seed(0))
+        predictor = Predictor(config, 8, 1, Rope(), torch.Generator().manual_seed(0))
         with Counted() as counted:
             predictor(context, KEEP, KEEP + 1, (2, 4, 5), 0).square().sum().backward()
         gradients.append({name: p.grad for name, p in predictor.named_parameters()})

@@ -7,6 +7,7 @@ import torch
 
 from jepa.models.encoder import Encoder
 from jepa.models.predictor import Predictor, PredictorConfig
+from jepa.models.rope import Rope
 from jepa.models.sizes import SIZES
 
 MILLIONS = {
@@ -55,5 +56,5 @@ def test_options_leave_meta_initialisation_alone():
 @pytest.mark.parametrize(("embed_dim", "wanted"), [(1024, 22.09), (1280, 22.28), (1408, 22.38)])
 def test_predictors_with_ten_mask_tokens(embed_dim, wanted):
     with torch.device("meta"):
-        predictor = Predictor(PredictorConfig(), embed_dim, 10, "interleaved", torch.Generator())
+        predictor = Predictor(PredictorConfig(), embed_dim, 10, Rope(), torch.Generator())
     assert millions(predictor) == pytest.approx(wanted, abs=0.006)
