@@ -98,6 +98,16 @@ def test_a_lost_file_costs_its_pauses_once(kind: str, request: pytest.FixtureReq
     assert len(pauses) == 6
 
 
+def test_lost_storage_is_not_waited_for_file_by_file(local: LocalStore, pauses: list[float]) -> None:
+    for i in range(20):
+        with pytest.raises(DataError, match=f"gone-{i}"):
+            local.read(f"gone-{i}")
+    assert sum(pauses) < 10  # seconds
+    local.read("shard-000000.tar")
+    with pytest.raises(DataError, match="tries: 4"):  # it is back, and so is patience
+        local.read("gone-99")
+
+
 def test_a_shard_that_comes_back_is_read(local: LocalStore, monkeypatch: pytest.MonkeyPatch) -> None:
     shard, away = local.local("shard-000000.tar"), Path(local.location) / "away"
     for _ in range(2):  # what came back is not held to be lost
