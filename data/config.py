@@ -18,6 +18,10 @@ class DataSet:
     frames: int | None = None
     fps: float | None = None
 
+    def __post_init__(self) -> None:
+        if self.frames is not None and self.frames < 1:
+            raise DataError(f"{self.shards}: frames {self.frames}: must be at least 1")
+
 
 class Part(NamedTuple):
     """What one data set adds to a run: how often it is drawn, and its clips' frames and frames per second."""

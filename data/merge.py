@@ -21,7 +21,7 @@ from jepa.data.index import (
     REJECTED_FILE,
     SAMPLE,
 )
-from jepa.data.shards import BLOCKS, block_path, file_sha256, write_whole
+from jepa.data.shards import DATA, block_path, file_sha256, write_whole
 from jepa.data.sources.base import Rejected
 
 PLAN_FILE = "plan.json"
@@ -59,17 +59,17 @@ def merge(out: str | Path, *, overwrite: bool = False) -> Merged:
         raise DataError(f"{folder}: {len(missing)} of {plan['blocks']} blocks are not packed yet, e.g. {missing[0]}")
     if out.exists() and any(out.iterdir()) and not overwrite:
         raise DataError(f"'{out}' is not empty; choose a new folder or give --overwrite")
-    repeated = _repeated(folder, plan)
-    merged = _write_index(folder, plan, repeated)
+    merged = _write_index(folder, plan, _repeated(folder, plan))
     if not merged.packed:
         reasons = "; ".join(f"{r.file}: {r.reason}" for r in merged.rejected[:3])
         shutil.rmtree(folder)
         raise DataError(f"no usable video in '{plan['path']}'" + (f": {reasons}" if reasons else ""))
+    for left_over in (folder / DATA).glob("*.tmp"):  # of calls that were killed
+        left_over.unlink()
     if out.exists():
-        shutil.rmtree(out)
-    shutil.rmtree(folder / BLOCKS)
-    (folder / PLAN_FILE).unlink()
-    folder.rename(out)  # last: what is there is finished
+        out.rename(folder / "old")
+    (folder / DATA).rename(out)  # in one move: what is there is finished
+    shutil.rmtree(folder)
     return merged
 
 
@@ -107,26 +107,27 @@ def _write_index(folder: Path, plan: dict[str, Any], repeated: dict[str, str]) -
     ]
     if not counts[0]:
         return Merged(0, tuple(rejected), 0, {})
-    (folder / "index").mkdir(exist_ok=True)
+    data = folder / DATA
+    (data / "index").mkdir(exist_ok=True)
     samples, members, keys = (
-        np.lib.format.open_memmap(folder / name, "w+", dtype, (count,))
+        np.lib.format.open_memmap(data / name, "w+", dtype, (count,))
         for name, dtype, count in zip(INDEX_FILES, (SAMPLE, MEMBER, np.dtype("u1")), counts, strict=True)
     )
     shards = _fill(samples, members, keys, _blocks(folder, plan), repeated, extensions)
     statistics = _statistics(samples, members, [block["moments"] for block in _blocks(folder, plan)])
     for array in (samples, members, keys):
         array.flush()
-    (folder / REJECTED_FILE).write_text("".join(json.dumps(asdict(r)) + "\n" for r in rejected))
+    (data / REJECTED_FILE).write_text("".join(json.dumps(asdict(r)) + "\n" for r in rejected))
     dataset = {
         "format": FORMAT,
         "spec": asdict(_complete(Spec.from_json(plan["spec"]), statistics)),
         "statistics": statistics,
         "extensions": list(extensions),
         "arrays": sorted(arrays or ()),
-        "index": {name: file_sha256(folder / name) for name in INDEX_FILES},
+        "index": {name: file_sha256(data / name) for name in INDEX_FILES},
         "shards": shards,
     }
-    write_whole(folder / DATASET_FILE, (json.dumps(dataset, indent=1) + "\n").encode())
+    write_whole(data / DATASET_FILE, (json.dumps(dataset, indent=1) + "\n").encode())
     return Merged(counts[0], tuple(rejected), len(shards), statistics)
 
 

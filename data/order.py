@@ -7,6 +7,7 @@ then the slot takes the next sample of that data set's own endless stream of per
 any step is arithmetic.
 """
 
+import math
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import NamedTuple
@@ -16,7 +17,7 @@ import numpy as np
 from jepa.data.errors import DataError
 
 HAND = 1024
-TABLE = 1 << 20  # permutations of up to this many samples are stored; a longer one would cost every process its memory
+TABLE = 1 << 16  # permutations of up to this many samples are stored; longer ones would cost every process memory
 ROUNDS = 6
 MASK = (1 << 64) - 1
 
@@ -51,8 +52,11 @@ class Mixture:
             raise DataError("there are no samples to draw from")
         if not len(self.samples) == len(self.weights) == len(self.groups):
             raise DataError(f"{len(self.samples)} data sets need as many weights and groups")
-        if min(self.weights) <= 0:
+        if not all(0 < weight < math.inf for weight in self.weights):
             raise DataError(f"weights {list(self.weights)}: each must be positive; leave a data set out instead")
+        for group in set(self.groups):
+            _shares(tuple(w for w, g in zip(self.weights, self.groups, strict=True) if g == group))
+        group_of(self, 0)
 
 
 def order(mixture: Mixture, step: int, slot: int, *, replacement: int = 0) -> Draw:
@@ -131,7 +135,7 @@ def _shares(weights: tuple[float, ...]) -> tuple[int, ...]:
     return tuple(shares.tolist())
 
 
-@lru_cache(maxsize=64)
+@lru_cache(maxsize=256)
 def _hand(weights: tuple[float, ...], seed: int, stream: int, hand: int) -> tuple[np.ndarray, np.ndarray]:
     """The cards of a hand, and for each how many of its kind came before it."""
     cards = np.repeat(np.arange(len(weights)), _shares(weights))
@@ -140,12 +144,12 @@ def _hand(weights: tuple[float, ...], seed: int, stream: int, hand: int) -> tupl
     return cards, np.take_along_axis(counts, cards[:, None], axis=1)[:, 0] - 1
 
 
-@lru_cache(maxsize=8)
+@lru_cache(maxsize=64)
 def _table(seed: int, epoch: int, part: int, samples: int) -> np.ndarray:
     return _generator(seed, epoch, part).permutation(np.arange(samples, dtype=np.uint32))
 
 
-@lru_cache(maxsize=64)
+@lru_cache(maxsize=1024)
 def _keys(seed: int, epoch: int, part: int) -> tuple[int, ...]:
     return tuple(_generator(seed, epoch, part).integers(0, 1 << 63, ROUNDS).tolist())
 

@@ -5,8 +5,10 @@ import importlib
 import importlib.resources
 import inspect
 import json
+import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -17,13 +19,14 @@ from jepa.data import video
 from jepa.data.clip import Spec
 from jepa.data.duplicates import looks
 from jepa.data.errors import DataError
-from jepa.data.index import DATASET_FILE
+from jepa.data.index import DATASET_FILE, LARGEST_MEMBER
 from jepa.data.merge import PLAN_FILE, Merged, merge, partial_folder
 from jepa.data.parallel import in_order, time_limit
-from jepa.data.shards import BLOCKS, Packed, block_path, check_arrays, write_block, write_whole
+from jepa.data.shards import BLOCKS, DATA, Packed, beside, block_path, check_arrays, write_block
 from jepa.data.sources.base import Recording, Rejected
 from jepa.data.transcode import Encoding, transcode
 
+LARGEST_SAMPLE = LARGEST_MEMBER - (1 << 20)  # bytes; tar headers and metadata come on top
 LONGEST = 3600.0  # seconds that one recording may take before it counts as unreadable
 
 
@@ -79,6 +82,8 @@ def pack(
     path, out = Path(path), Path(out)
     if not 0 <= part[0] < part[1]:
         raise DataError(f"part {part[0]}/{part[1]}: parts are counted from 0 to {part[1] - 1}")
+    if overwrite and part != (0, 1):
+        raise DataError("--overwrite would remove what other parts have packed; give it to `jepa data merge`")
     source = _source(kind, config.camera)
     promised = source.spec(path)
     if config.encoding and config.encoding.fps and (promised.action_dim or promised.state_dim or promised.extra):
@@ -119,7 +124,11 @@ def prepare(kind: str, path: Path, config: PackConfig, promised: Spec, item: Rec
             if config.encoding:
                 data, suffix = transcode(episode.video, config.encoding)
                 episode, info = replace(episode, video=data, suffix=suffix), video.inspect(data)
-            check_arrays(episode.arrays, info.frames, promised.action_dim, promised.state_dim)
+            check_arrays(episode.arrays, info.frames, promised)
+            if (size := len(episode.video) + sum(a.nbytes for a in episode.arrays.values())) > LARGEST_SAMPLE:
+                raise DataError(
+                    f"{size / 2**30:.1f} GiB as packed, more than can be read at once; cut it or re-encode it"
+                )
             return Packed(item, episode, info, looks(episode.video, info) if config.unique else "")
         except DataError as error:
             return Rejected(item.file, str(error))
@@ -149,8 +158,11 @@ def _source(kind: str, camera: str | None) -> ModuleType:
 
 
 def _check_out(path: Path, out: Path, overwrite: bool) -> None:
-    if path.resolve().is_relative_to(out.resolve()):
-        raise DataError(f"'{path}' lies inside '{out}', which would be replaced; choose another folder to write to")
+    for folder in (out, partial_folder(out)):
+        if path.resolve().is_relative_to(folder.resolve()):
+            raise DataError(
+                f"'{path}' lies inside '{folder}', which would be replaced; choose another folder to write to"
+            )
     if out.resolve().is_relative_to(path.resolve()):
         raise DataError(f"'{out}' lies inside '{path}'; choose a folder outside of the source")
     if out.is_file():
@@ -160,6 +172,9 @@ def _check_out(path: Path, out: Path, overwrite: bool) -> None:
     if not (out / DATASET_FILE).is_file():
         raise DataError(f"'{out}' is not empty and holds no shards; choose a new folder")
     if not overwrite:
+        left_over = partial_folder(out)
+        if (left_over / PLAN_FILE).is_file() and not (left_over / DATA).exists():  # killed with the last move done
+            shutil.rmtree(left_over)
         raise DataError(f"'{out}' holds shards already; choose a new folder or give --overwrite")
 
 
@@ -174,14 +189,22 @@ def _plan(
 
 
 def _begin(folder: Path, plan: dict[str, Any], overwrite: bool) -> None:
-    """Make the folder of an unfinished pack, or check that what is there is the same pack."""
-    if (folder / PLAN_FILE).is_file():
-        begun = json.loads((folder / PLAN_FILE).read_text())
-        if begun == plan:
-            return
-        if not overwrite and any((folder / BLOCKS).iterdir()):
-            other = next(key for key in plan if begun.get(key) != plan[key])
-            raise DataError(f"'{folder}' was begun with another {other}; give --overwrite to start over")
+    """Make the folder of an unfinished pack, or check that what is there is the same pack; parts may begin together."""
+    if overwrite and (folder / PLAN_FILE).is_file() and json.loads((folder / PLAN_FILE).read_text()) != plan:
         shutil.rmtree(folder)
-    (folder / BLOCKS).mkdir(parents=True, exist_ok=True)  # other parts may be starting too
-    write_whole(folder / PLAN_FILE, json.dumps(plan).encode())
+    folder.mkdir(parents=True, exist_ok=True)
+    foreign = [p.name for p in folder.iterdir() if not p.name.startswith(PLAN_FILE)]  # or of a part with a plan by now
+    if not (folder / PLAN_FILE).is_file():
+        if foreign:
+            raise DataError(f"'{folder}' is in the way and no pack of ours (it holds '{foreign[0]}'); move it away")
+        temporary = beside(folder / PLAN_FILE)
+        temporary.write_text(json.dumps(plan))
+        with suppress(FileExistsError):  # another part was first
+            os.link(temporary, folder / PLAN_FILE)
+        temporary.unlink()
+    begun = json.loads((folder / PLAN_FILE).read_text())
+    if begun != plan:
+        other = next(key for key in plan if begun.get(key) != plan[key])
+        raise DataError(f"'{folder}' was begun with another {other}; give --overwrite to start over, or remove it")
+    for name in (BLOCKS, DATA):
+        (folder / name).mkdir(exist_ok=True)

@@ -8,20 +8,24 @@ import hashlib
 import io
 import json
 import os
+import re
 import tarfile
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import numpy as np
 from webdataset import TarWriter
 
+from jepa.data.clip import Spec
 from jepa.data.errors import DataError
 from jepa.data.sources.base import Episode, Recording, Rejected
 from jepa.data.video import VideoInfo
 
-BLOCKS = "blocks"
+BLOCKS, DATA = "blocks", "data"  # of an unfinished pack: what is known of its shards, and they themselves
 TIMES = "times"  # the array with the frames' times (s), where their rate varies
+TAKEN = {TIMES, "frames", "valid", "epoch", "sample_id", "label"}  # what clips have of their own
 
 
 @dataclass(frozen=True)
@@ -44,7 +48,7 @@ def write_block(folder: Path, number: int, items: list[Packed | Rejected]) -> No
         "moments": {name: _moments([p.episode.arrays.get(name) for p in packed]) for name in ("actions", "states")},
     }
     if packed:
-        path = folder / f"shard-{number:06d}.tar"
+        path = folder / DATA / f"shard-{number:06d}.tar"
         block["samples"] = _write_tar(path, packed)
         block["shard"] = [path.name, path.stat().st_size, file_sha256(path)]
     write_whole(block_path(folder, number), json.dumps(block).encode())
@@ -57,12 +61,17 @@ def block_path(folder: Path, number: int) -> Path:
 
 def write_whole(path: Path, data: bytes) -> None:
     """Write a file that is there as a whole or not at all, also after a crash."""
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    temporary = beside(path)
     with temporary.open("wb") as file:
         file.write(data)
         file.flush()
         os.fsync(file.fileno())
     temporary.replace(path)
+
+
+def beside(path: Path) -> Path:
+    """A new name for a file that is not finished; process numbers repeat from machine to machine."""
+    return path.with_name(f"{path.name}.{uuid4().hex}.tmp")
 
 
 def file_sha256(path: Path) -> str:
@@ -76,7 +85,7 @@ def file_sha256(path: Path) -> str:
 
 def _write_tar(path: Path, items: list[Packed]) -> list[dict[str, Any]]:
     """The lines of the index, with the offsets that a tar reader finds in the finished shard."""
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    temporary = beside(path)
     lines = []
     with temporary.open("wb") as file:
         # no time, no user: the same samples give the same bytes
@@ -129,12 +138,16 @@ def _npy(array: np.ndarray) -> bytes:
     return out.getvalue()
 
 
-def check_arrays(arrays: dict[str, np.ndarray], frames: int, action_dim: int, state_dim: int) -> None:
-    """Raises DataError unless every array is of finite numbers with one row a frame (actions: one fewer)."""
-    dims = {"actions": action_dim, "states": state_dim}
+def check_arrays(arrays: dict[str, np.ndarray], frames: int, promised: Spec) -> None:
+    """Raises DataError unless every array has a name to use, finite numbers, a row a frame (actions: one fewer)."""
+    dims = {"actions": promised.action_dim, "states": promised.state_dim}
     if missing := [name for name, dim in dims.items() if dim and name not in arrays]:
         raise DataError(f"no {missing[0]}")
     for name, array in arrays.items():
+        if name in TAKEN or not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_]*", name):
+            raise DataError(
+                f"array '{name}': choose another name, of letters, digits and '_', and none of {sorted(TAKEN)}"
+            )
         rows = frames - (name == "actions")
         if array.dtype.kind not in "fiub" or not np.isfinite(array).all():
             raise DataError(f"{name}: not finite numbers (dtype {array.dtype})")
@@ -142,3 +155,7 @@ def check_arrays(arrays: dict[str, np.ndarray], frames: int, action_dim: int, st
             raise DataError(f"{name}: shape {array.shape}, but the video's {frames} frames need {rows} rows")
         if name in dims and array.shape[1:] != (dims[name],):
             raise DataError(f"{name}: shape {array.shape}, but rows of {dims[name]} are promised")
+        if name in promised.labels and array.ndim != 1:
+            raise DataError(f"{name}: shape {array.shape}, but one class a frame is promised")
+        if name in promised.extra and array.shape[1:] != (len(promised.extra[name]),):
+            raise DataError(f"{name}: shape {array.shape}, but rows of {len(promised.extra[name])} are promised")

@@ -125,7 +125,9 @@ def verify(shards: Shards) -> None:
         first = f"{faults[0].file}: {faults[0].reason}"
         raise DataError(f"{shards}: {len(faults)} faults, the first: {first}; put sound files back or pack again")
     manifest = Manifest.load(shards)
-    console.print(f"{len(manifest)} samples in {len(manifest.shards)} shards: every byte is as it was packed")
+    console.print(
+        f"{len(manifest)} samples in {len(manifest.shards)} shards: every byte of shards and index is as it was packed"
+    )
 
 
 @app.command()

@@ -162,7 +162,12 @@ def test_links_lead_somewhere(document):
 def test_every_preset_is_valid_and_debug_is_one_of_them(verb):
     names = preset_names(verb)
     assert "debug" in names
-    given = {"pretrain": ["out=a"], "probe": ["encoder=a", "shards_train=b"], "posttrain": [], "plan": ["world=a", "out=b"]}
+    given = {
+        "pretrain": ["out=a"],
+        "probe": ["encoder=a", "shards_train=b"],
+        "posttrain": [],
+        "plan": ["world=a", "out=b"],
+    }
     for name in names:
         load_config(SCHEMAS[verb], verb, name, given[verb])
 

@@ -63,6 +63,13 @@ def need_folder(path: Path) -> None:
         raise DataError(f"no such folder: '{path}'")
 
 
+def inside(folder: Path, name: str) -> Path:
+    """`folder/name`; DataError where a name that comes with the data leads elsewhere."""
+    if Path(name).is_absolute() or ".." in Path(name).parts:
+        raise DataError(f"'{name}' leads out of the data set")
+    return folder / name
+
+
 def read_bytes(path: Path) -> bytes:
     """The file's bytes; an OSError becomes a DataError with a short reason."""
     try:

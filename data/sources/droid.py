@@ -11,7 +11,7 @@ from jepa.data.clip import Spec
 from jepa.data.errors import DataError
 from jepa.data.hdf5 import open_hdf5, read_array
 from jepa.data.keys import view_endings
-from jepa.data.sources.base import Episode, Recording, Rejected, need_folder, read_bytes, safe_key
+from jepa.data.sources.base import Episode, Recording, Rejected, inside, need_folder, read_bytes, safe_key
 
 CAMERAS = ("left", "right", "wrist")
 POSE_UNITS = ("m", "m", "m", "rad", "rad", "rad")
@@ -54,7 +54,7 @@ def load(path: Path, recording: Recording) -> Episode:
         video = metadata[f"{view}_mp4_path"].rpartition("recordings/MP4/")[2]
     except (KeyError, AttributeError) as error:
         raise DataError(f"the metadata name no {view}_mp4_path") from error
-    mp4 = folder / "recordings" / "MP4" / video
+    mp4 = inside(folder / "recordings" / "MP4", video)
     states, extrinsics = _trajectory(folder / "trajectory.h5", f"{mp4.stem}_left")
     return Episode(
         video=read_bytes(mp4),

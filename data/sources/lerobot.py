@@ -10,7 +10,7 @@ from jepa.data.errors import DataError
 from jepa.data.keys import view_endings
 from jepa.data.lerobot_layout import COLUMNS, Info, cached_info, places, read_info, read_table
 from jepa.data.remux import cut_video
-from jepa.data.sources.base import Episode, Recording, Rejected, read_bytes
+from jepa.data.sources.base import Episode, Recording, Rejected, inside, read_bytes
 
 
 def spec(path: Path) -> Spec:
@@ -58,9 +58,9 @@ def load(path: Path, recording: Recording) -> Episode:
     index, camera, tasks, data, video, *piece = recording.place
     info = cached_info(path)
     return Episode(
-        video=cut_video(path / video, *piece) if piece else read_bytes(path / video),
+        video=cut_video(inside(path, video), *piece) if piece else read_bytes(inside(path, video)),
         suffix=Path(video).suffix[1:].lower(),
-        arrays=_arrays(path / data, index, info),
+        arrays=_arrays(inside(path, data), index, info),
         language=tasks,
         meta={"file": video, "episode": index, "camera": camera, "names": info.names},
     )

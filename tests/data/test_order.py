@@ -141,5 +141,8 @@ def test_errors() -> None:
         order(one(9), 0, 4)
     with pytest.raises(DataError, match="each must be positive"):
         Mixture((3, 3), 1, 0, (1.0, 0.0), (1, 1))
-    with pytest.raises(DataError, match="is never drawn"):
-        order(Mixture((3, 3), 1, 0, (1.0, 1e-5), (1, 1)), 0, 0)
+    for groups in ((1, 1), (1, 2)):
+        with pytest.raises(DataError, match="is never drawn"):
+            Mixture((3, 3), 1, 0, (1.0, 1e-5), groups)
+    with pytest.raises(DataError, match="each must be positive"):
+        Mixture((3, 3), 1, 0, (1.0, float("nan")), (1, 1))

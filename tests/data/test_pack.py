@@ -2,6 +2,7 @@
 
 import json
 import tarfile
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -141,6 +142,62 @@ def test_a_pack_that_was_begun_otherwise_is_not_gone_on_with(collected: Path, tm
     with pytest.raises(DataError, match="begun with another config; give --overwrite"):
         pack("collected", collected, out, PackConfig(per_shard=4), part=(1, 2))
     assert pack("collected", collected, out, PackConfig(per_shard=4), overwrite=True).packed == 12  # type: ignore
+
+
+def test_a_folder_in_the_way_is_left_alone(tmp_path: Path, make: SimpleNamespace) -> None:
+    raw, partial = tmp_path / "raw", tmp_path / "out.partial"
+    for folder in (raw, partial):
+        folder.mkdir()
+    (raw / "a.mp4").write_bytes(make.video(5))
+    (partial / "thesis.doc").touch()
+    for overwrite in (False, True):
+        with pytest.raises(DataError, match=r"no pack of ours \(it holds 'thesis\.doc'\)"):
+            pack("folder", raw, tmp_path / "out", overwrite=overwrite)
+    with pytest.raises(DataError, match="lies inside"):
+        pack("folder", partial, tmp_path / "out")
+    assert (partial / "thesis.doc").exists()
+
+
+def test_a_pack_killed_while_it_was_finished_goes_on(
+    collected: Path, tmp_path: Path, whole: tuple[PackConfig, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config, expected = whole
+
+    def killed(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    for name in ("_write_index", "shutil.rmtree", "Path.rename"):
+        out = tmp_path / name
+        with monkeypatch.context() as context:
+            context.setattr(f"jepa.data.merge.{name}", killed)
+            with pytest.raises(KeyboardInterrupt):
+                pack("collected", collected, out, config)
+        with suppress(DataError) if out.exists() else nullcontext():
+            pack("collected", collected, out, config)
+        assert contents(out) == contents(expected) and not out.with_name(f"{name}.partial").exists()
+
+
+def test_parts_may_begin_together(collected: Path, tmp_path: Path) -> None:
+    from concurrent.futures import ThreadPoolExecutor
+
+    def part(i: int) -> None:
+        pack("collected", collected, tmp_path / "out", PackConfig(per_shard=3), part=(i, 4))
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(part, range(4)))
+    assert merge(tmp_path / "out").packed == 12
+    with pytest.raises(DataError, match="give it to `jepa data merge`"):
+        pack("collected", collected, tmp_path / "out", part=(0, 2), overwrite=True)
+
+
+@pytest.mark.parametrize("name", ["frames", "label", "times", "../evil", "_tok", "a.b"])
+def test_arrays_may_not_take_the_names_of_others(tmp_path: Path, make: SimpleNamespace, name: str) -> None:
+    folder = make.collected(tmp_path / "in", [5, 5])
+    with np.load(folder / "episode_000001.npz") as old:
+        np.savez(folder / "episode_000001.npz", **{**old, name: np.zeros(5)})
+    report = pack("collected", folder, tmp_path / "out")
+    assert report is not None and report.packed == 1
+    assert report.rejected[0].reason.startswith(f"array '{name}': choose another name")
 
 
 def test_short_and_repeated_videos_are_left_out_on_request(tmp_path: Path, make: SimpleNamespace) -> None:

@@ -222,7 +222,10 @@ def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> 
 
 
 def test_the_verb_says_that_all_is_well(copied: Path, run: Callable[..., tuple[int, str]]) -> None:
-    assert run("data", "verify", copied) == (0, "12 samples in 3 shards: every byte is as it was packed\n")
+    assert run("data", "verify", copied) == (
+        0,
+        "12 samples in 3 shards: every byte of shards and index is as it was packed\n",
+    )
 
 
 def test_the_verb_prints_every_fault_and_fails(copied: Path, run: Callable[..., tuple[int, str]]) -> None:
