@@ -130,14 +130,27 @@ def claim_run(run: Path, config: dict[str, Any]) -> None:
     Raises:
         CheckpointError: the folder holds a run of another config; names the first key that differs.
     """
-    path = run / "config.json"
+    if changed := _claim(run / "config.json", config):
+        raise CheckpointError(f"{run} holds another run ({changed}); choose another out=… or remove it")
+
+
+def claim_data(run: Path, digests: dict[str, str]) -> None:
+    """Write the digests of the run's data sets by path, or check that a run already there has read the same data.
+
+    Raises:
+        CheckpointError: a data set has changed since; names it.
+    """
+    if changed := _claim(run / "data.json", digests):
+        raise CheckpointError(f"{run} was begun on other data ({changed}); choose another out=… or put them back")
+
+
+def _claim(path: Path, values: dict[str, Any]) -> str:
+    """Write `values`, or the first difference from those that are there already."""
     if path.is_file():
-        old = json.loads(path.read_text())
-        if changed := _differences(old, json.loads(json.dumps(config))):
-            raise CheckpointError(f"{run} holds another run ({changed[0]}); choose another out=… or remove it")
-        return
-    run.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(config, indent=1))
+        return next(iter(_differences(json.loads(path.read_text()), json.loads(json.dumps(values)))), "")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(values, indent=1))
+    return ""
 
 
 def _differences(old: Any, new: Any, key: str = "") -> list[str]:

@@ -10,7 +10,7 @@ import torch
 from omegaconf import MISSING
 
 from jepa import runs
-from jepa.checkpoint import claim_run
+from jepa.checkpoint import claim_data, claim_run
 from jepa.config import ConfigError, build, load_config, plugin, to_dict
 from jepa.data.index import Manifest
 from jepa.data.loader import episodes
@@ -48,11 +48,15 @@ def run(config: PosttrainConfig) -> None:
     out = Path(config.out)
     encoder = _encoder(config)
     claim_run(out, to_dict(config))
+    shards = required(config.shards, "shards"), required(config.heldout, "heldout")
+    claim_data(out, {path: Manifest.load(path).sha256 for path in shards})
     runs.save_encoder(out, encoder)
     accelerator = make_accelerator(config.out, config.loop.threads, config.loop.precision)
 
-    data = encode_shards(encoder, required(config.shards, "shards"), out / "features" / "train.safetensors")
-    heldout = encode_shards(encoder, required(config.heldout, "heldout"), out / "features" / "heldout.safetensors")
+    data, heldout = (
+        encode_shards(encoder, path, out / "features" / f"{split}.safetensors")
+        for split, path in zip(("train", "heldout"), shards, strict=True)
+    )
     spec = runs.world_spec(encoder, data.actions.shape[-1], data.states.shape[-1])
     shortest = min(data.tokens.shape[1], heldout.tokens.shape[1])
     if not 2 <= config.frames <= shortest or shortest < 5:

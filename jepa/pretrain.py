@@ -58,6 +58,7 @@ def run(config: PretrainConfig) -> None:
 
     out = Path(config.out)
     checkpoint.claim_run(out, to_dict(config))
+    checkpoint.claim_data(out, {manifest.location: manifest.sha256 for manifest in manifests})
     accelerator = make_accelerator(config.out, config.loop.threads, config.loop.precision)
 
     def batches(done: int) -> Iterator[Clip]:

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from jepa import checkpoint
-from jepa.checkpoint import CheckpointError, claim_run, latest, load_weights, read_model, restore, save
+from jepa.checkpoint import CheckpointError, claim_data, claim_run, latest, load_weights, read_model, restore, save
 
 
 def trained(seed=0, steps=3):
@@ -111,3 +111,10 @@ def test_missing_runs_are_named(tmp_path):
         read_model(tmp_path)
     with pytest.raises(CheckpointError, match="a: 1 there, 2 here"):
         claim_run(tmp_path, {"a": 2})
+
+
+def test_a_run_notices_that_its_data_have_changed(tmp_path):
+    claim_data(tmp_path, {"shards/a": "1", "shards/b": "2"})
+    claim_data(tmp_path, {"shards/a": "1", "shards/b": "2"})
+    with pytest.raises(CheckpointError, match="shards/b: 2 there, 3 here"):
+        claim_data(tmp_path, {"shards/a": "1", "shards/b": "3"})
