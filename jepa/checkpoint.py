@@ -145,8 +145,8 @@ def claim_data(run: Path, digests: dict[str, str]) -> None:
 
 
 def _claim(path: Path, values: dict[str, Any]) -> str:
-    """Write `values`, or the first difference from those that are there already."""
-    if path.is_file():
+    """Write `values`, or the first difference from those there; a run without a checkpoint may still change."""
+    if path.is_file() and _complete(path.parent):
         return next(iter(_differences(json.loads(path.read_text()), json.loads(json.dumps(values)))), "")
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(values, indent=1))

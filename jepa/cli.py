@@ -139,10 +139,15 @@ def main() -> None:
     """Run the command line; what the user can mend is one line on stderr and exit code 2, not a traceback."""
     try:
         app()
-    except (ValueError, FileNotFoundError, FloatingPointError, ModuleNotFoundError) as error:
+    except (ValueError, FloatingPointError, ModuleNotFoundError) as error:
         if os.environ.get("JEPA_TRACEBACK") or not _is_ours(error):
             raise
         print(f"jepa: {error}", file=sys.stderr)
+        sys.exit(2)
+    except OSError as error:  # a full disk, a folder that may not be written
+        if os.environ.get("JEPA_TRACEBACK") or not error.filename:
+            raise
+        print(f"jepa: '{error.filename}': {error.strerror}", file=sys.stderr)
         sys.exit(2)
 
 

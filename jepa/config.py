@@ -58,7 +58,7 @@ def load_config(schema: type[T], group: str, name: str, overrides: Sequence[str]
     given: Any = _read(group, name, (), types)
     try:
         given = _overlay(types, given, OmegaConf.from_dotlist(list(overrides)))
-    except (OmegaConfBaseException, ValueError) as error:
+    except (OmegaConfBaseException, ValueError, TypeError) as error:  # TypeError: one entry of a list is overridden
         raise ConfigError(f"overrides {list(overrides)}: {_first_line(error)}") from error
     if bad := [o for o in overrides if "=" not in o]:
         raise ConfigError(f"override '{bad[0]}' is not of the form key.sub=value")

@@ -46,6 +46,8 @@ class LoopConfig:
     def __post_init__(self) -> None:
         if self.precision not in PRECISIONS:
             raise ConfigError(f"loop.precision '{self.precision}' is not one of {', '.join(PRECISIONS)}")
+        if self.steps < 1:
+            raise ConfigError(f"loop.steps {self.steps}: a run has at least 1 step")
         if self.accumulate < 1:
             raise ConfigError(f"loop.accumulate {self.accumulate}: a batch has at least 1 slice")
 

@@ -109,12 +109,19 @@ def test_missing_runs_are_named(tmp_path):
     claim_run(tmp_path, {"a": 1})
     with pytest.raises(CheckpointError, match="no checkpoint in"):
         read_model(tmp_path)
-    with pytest.raises(CheckpointError, match="a: 1 there, 2 here"):
-        claim_run(tmp_path, {"a": 2})
+
+
+def test_a_run_is_of_one_config_once_it_has_a_checkpoint(tmp_path):
+    claim_run(tmp_path, {"a": 1})
+    claim_run(tmp_path, {"a": 2})  # nothing was trained: a mistake may be put right
+    save(tmp_path, 1, *trained())
+    with pytest.raises(CheckpointError, match="a: 2 there, 1 here"):
+        claim_run(tmp_path, {"a": 1})
 
 
 def test_a_run_notices_that_its_data_have_changed(tmp_path):
-    claim_data(tmp_path, {"shards/a": "1", "shards/b": "2"})
-    claim_data(tmp_path, {"shards/a": "1", "shards/b": "2"})
+    for _ in range(2):
+        claim_data(tmp_path, {"shards/a": "1", "shards/b": "2"})
+        save(tmp_path, 1, *trained())
     with pytest.raises(CheckpointError, match="shards/b: 2 there, 3 here"):
         claim_data(tmp_path, {"shards/a": "1", "shards/b": "3"})

@@ -79,6 +79,8 @@ def test_a_run_of_another_config_is_refused(refused, tmp_path, moving_square, ti
     given = ["pretrain", "debug", f"out={tmp_path}", f"data.shards={moving_square}", *tiny_pretrain]
     config = load_config(PretrainConfig, "pretrain", "debug", given[2:])
     checkpoint.claim_run(tmp_path, to_dict(config))
+    model = torch.nn.Linear(2, 2)
+    checkpoint.save(tmp_path, 1, model, torch.optim.SGD(model.parameters()))
     error = refused(*given, "encoder.width=48")
     assert error.count("\n") == 1 and "encoder.width: 32 there, 48 here" in error
 

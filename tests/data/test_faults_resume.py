@@ -60,9 +60,11 @@ def test_a_run_goes_on_with_another_world_and_other_workers(manifest: Manifest, 
 
 def test_a_run_does_not_go_on_with_another_batch_size(tmp_path: Path) -> None:
     """R6: it would repeat and leave out samples; any other setting of a run is refused likewise (test_pretrain)."""
-    from jepa.checkpoint import CheckpointError, claim_run
+    from jepa.checkpoint import CheckpointError, claim_run, save
 
+    model = torch.nn.Linear(2, 2)
     claim_run(tmp_path / "run", {"batch_size": 8, "seed": 5})
+    save(tmp_path / "run", 1, model, torch.optim.SGD(model.parameters()))
     with pytest.raises(CheckpointError, match="batch_size: 8 there, 4 here"):
         claim_run(tmp_path / "run", {"batch_size": 4, "seed": 5})
     assert order(Mixture((12,), 8, 5), 2, 0) != order(Mixture((12,), 4, 5), 2, 0)  # which is why
