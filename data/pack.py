@@ -117,12 +117,12 @@ def prepare(kind: str, path: Path, config: PackConfig, promised: Spec, item: Rec
         return item
     with time_limit(LONGEST):  # a decoder that hangs ends its process
         try:
-            episode = _source(kind, config.camera).load(path, item)
+            episode = importlib.import_module(f"jepa.data.sources.{kind}").load(path, item)
             info = video.inspect(episode.video, to_transcode=config.encoding is not None)
             if info.frames / info.fps < config.min_seconds:
                 raise DataError(f"{info.frames / info.fps:.2f} s long, less than {config.min_seconds:g} s")
             if config.encoding:
-                data, suffix = transcode(episode.video, config.encoding)
+                data, suffix = transcode(episode.video, config.encoding, info)
                 episode, info = replace(episode, video=data, suffix=suffix), video.inspect(data)
             check_arrays(episode.arrays, info.frames, promised)
             if (size := len(episode.video) + sum(a.nbytes for a in episode.arrays.values())) > LARGEST_SAMPLE:

@@ -52,18 +52,18 @@ class Encoding:
             raise DataError(f"fps: {self.fps} is no rate; use frames per second, or 0 to keep every frame")
 
 
-def transcode(data: bytes, encoding: Encoding) -> tuple[bytes, str]:
+def transcode(data: bytes, encoding: Encoding, info: VideoInfo | None = None) -> tuple[bytes, str]:
     """The video in MP4 as `encoding` says, upright, and the file's suffix; never enlarged.
 
     The same input gives the same bytes. With `fps`, frame k is the last one shown at time k / fps. An image larger
-    than `short_side` becomes a JPEG of that size, another one is kept.
+    than `short_side` becomes a JPEG of that size, another one is kept. `info` is what `inspect` found, if it is known.
 
     Raises:
         DataError: the input cannot be used, as `inspect` finds, or cannot be decoded.
     """
     import av
 
-    info = inspect(data, to_transcode=True)
+    info = info or inspect(data, to_transcode=True)
     factor = min(1.0, encoding.short_side / min(info.width, info.height)) if encoding.short_side else 1.0
     if is_image(data):
         return (data, SUFFIXES[open_image(data).format]) if factor == 1 else (_small_jpeg(data, factor), "jpg")

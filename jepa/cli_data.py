@@ -194,21 +194,20 @@ def _hidden(config: "PretrainConfig", clip: "Clip") -> "dict[str, Tensor]":
     import torch
     from einops import repeat
 
-    from jepa.config import ConfigError, build, to_dict
+    from jepa.config import ConfigError, build
 
-    (b, *_), c = clip.frames.shape, config.encoder
-    extent, unit = (clip.frames.shape[1], *clip.frames.shape[3:]), (c.tubelet, c.patch, c.patch)
-    if any(pixels % side for pixels, side in zip(extent, unit, strict=True)):
-        raise ConfigError(
-            f"clips of {extent} frames and pixels do not divide into tokens of {unit}: change data or encoder"
-        )
-    grid = tuple(pixels // side for pixels, side in zip(extent, unit, strict=True))
-    names = [name for name, value in to_dict(config.masks).items() if isinstance(value, dict)]
+    (b, length, *_), c = clip.frames.shape, config.encoder
+    try:
+        grid = c.grid(length, *clip.frames.shape[3:])
+    except ValueError as error:
+        raise ConfigError(f"clips do not divide into tokens: {error}; change data or encoder") from error
+    sampler = build(config.masks, config.seed)
     hidden = {}
-    for i, mask in enumerate(build(config.masks, config.seed).sample(grid, clip.sample_id, clip.epoch, clip.step)):
+    samples = sampler.sample(grid, clip.sample_id, clip.epoch, clip.step)
+    for name, mask in zip(sampler.names, samples, strict=True):
         unseen = torch.ones(b, math.prod(grid), dtype=torch.bool).scatter(1, mask.context, False).view(b, *grid)
-        name = f"{names[i] if i < len(names) else i} masks"
-        hidden[name] = repeat(unseen, "b t r c -> b (t tt) (r p) (c q)", tt=unit[0], p=unit[1], q=unit[2])
+        pixels = repeat(unseen, "b t r c -> b (t tt) (r p) (c q)", tt=c.tubelet, p=c.patch, q=c.patch)
+        hidden[f"{name} masks"] = pixels[:, :length]  # an image is one frame of its tubelet
     return hidden
 
 

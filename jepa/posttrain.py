@@ -48,14 +48,15 @@ def run(config: PosttrainConfig) -> None:
     out = Path(config.out)
     encoder = _encoder(config)
     claim_run(out, to_dict(config))
-    shards = required(config.shards, "shards"), required(config.heldout, "heldout")
-    claim_data(out, {path: Manifest.load(path).sha256 for path in shards})
+    shards = {"train": required(config.shards, "shards"), "heldout": required(config.heldout, "heldout")}
+    manifests = {split: Manifest.load(path) for split, path in shards.items()}
+    claim_data(out, {shards[split]: manifest.sha256 for split, manifest in manifests.items()})
     runs.save_encoder(out, encoder)
     accelerator = make_accelerator(config.out, config.loop.threads, config.loop.precision)
 
     data, heldout = (
-        encode_shards(encoder, path, out / "features" / f"{split}.safetensors")
-        for split, path in zip(("train", "heldout"), shards, strict=True)
+        encode_shards(encoder, manifest, out / "features" / f"{split}.safetensors")
+        for split, manifest in manifests.items()
     )
     spec = runs.world_spec(encoder, data.actions.shape[-1], data.states.shape[-1])
     shortest = min(data.tokens.shape[1], heldout.tokens.shape[1])
@@ -92,12 +93,12 @@ def windows(data: Sequence, frames: int, batch: int, key: tuple[int, ...], rank:
 
 
 @torch.no_grad()
-def encode_shards(encoder: Encoder, shards: str, cache: Path, chunk: int = 64) -> Sequence:
+def encode_shards(encoder: Encoder, manifest: Manifest, cache: Path, chunk: int = 64) -> Sequence:
     """All frames of all episodes, encoded one by one: tokens (n, T, N, D) in half precision to halve the memory.
 
     Kept in `cache`, keyed by the encoder's weights and the shards. Episodes longer than the shortest are cut.
     """
-    manifest = Manifest.load(shards)
+    shards = manifest.location
     key = f"{runs.encoder_sha256(encoder)} {manifest.sha256}"
     if (cached := runs.read_cache(cache, key)) is not None:
         return Sequence(cached["tokens"], cached["actions"], cached["states"])

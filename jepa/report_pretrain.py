@@ -125,19 +125,19 @@ def masks(run: Path) -> str:
     clip = _clips(run, config, 1)
     sampler = build(config.masks, config.seed)
     c = config.encoder
-    grid = (clip.frames.shape[1] // c.tubelet, clip.frames.shape[3] // c.patch, clip.frames.shape[4] // c.patch)
+    grid = c.grid(clip.frames.shape[1], *clip.frames.shape[3:])
     frames = _pictures(clip)[0]
     shown = np.linspace(0, len(frames) - 1, min(COLUMNS, len(frames))).astype(int)
     rows, shares = [("frames", frames[shown])], []
-    names = _mask_names(pretrain_folder(run))
-    for i, mask in enumerate(sampler.sample(grid, clip.sample_id, clip.epoch, clip.step)):
+    samples = sampler.sample(grid, clip.sample_id, clip.epoch, clip.step)
+    for name, mask in zip(sampler.names, samples, strict=True):
         kind = np.full(np.prod(grid), 2)
         kind[mask.context[0]], kind[mask.target[0]] = 0, 1
-        rows.append((f"{names.get(i, i)} masks", _tint(frames, kind.reshape(grid), c.patch, c.tubelet)[shown]))
+        rows.append((f"{name} masks", _tint(frames, kind.reshape(grid), c.patch, c.tubelet)[shown]))
         used = (
-            f"{len(m[0]) / len(kind):.0%} {name}" for name, m in (("context", mask.context), ("target", mask.target))
+            f"{len(m[0]) / len(kind):.0%} {part}" for part, m in (("context", mask.context), ("target", mask.target))
         )
-        shares.append(f"{names.get(i, i)}: {', '.join(used)}")
+        shares.append(f"{name}: {', '.join(used)}")
     text = (
         f"The encoder sees the context, the predictor fills in the targets; {'; '.join(shares)} of "
         f"{np.prod(grid)} tokens ({grid[0]}×{grid[1]}×{grid[2]})."

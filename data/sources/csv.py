@@ -61,13 +61,13 @@ def _fields(line: str) -> tuple[str, int]:
         raise DataError(f"not readable: {error}") from error
     for fields in (by_space, line.rsplit("::", 1)):
         try:
-            name, label = fields[0], int(fields[1])
-        except (ValueError, IndexError):
+            name, text = fields
+            label = int(text)
+        except ValueError:
             continue
-        if len(fields) == 2 and not 0 <= label < 2**31:
+        if not 0 <= label < 2**31:
             raise DataError(f"label {label} is no class: classes are counted from 0")
-        if len(fields) == 2:
-            return name, label
+        return name, label
     raise DataError("not 'path label' with a whole number as label; put '::' between them if the path has spaces")
 
 

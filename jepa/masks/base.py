@@ -19,6 +19,7 @@ class MaskSampler(Protocol):
     except where the user asks for Kc and Kt to be those of the batch."""
 
     configs: int
+    names: tuple[str, ...]  # of the mask configs, as the user's config calls them
 
     def sample(self, grid: tuple[int, int, int], sample_ids: Tensor, epochs: Tensor, step: int) -> list[Masks]:
         """One `Masks` per mask config, for the samples (B) seen in the epochs (B) at the training step."""

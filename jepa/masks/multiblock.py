@@ -66,6 +66,7 @@ class MultiBlock:
     def __init__(self, config: Config, seed: int) -> None:
         self._blocks = _numbered(config)
         self.configs = len(self._blocks)
+        self.names = tuple(name for _, name, _ in self._blocks)
         self._size, self._cut, self._seed = config.size, config.cut, seed
 
     def sample(self, grid: Grid, sample_ids: Tensor, epochs: Tensor, step: int) -> list[Masks]:

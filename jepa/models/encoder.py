@@ -39,6 +39,16 @@ class EncoderConfig:
     drop_path: float = 0.0
     checkpointing: str = "none"
 
+    def grid(self, frames: int, height: int, width: int) -> tuple[int, int, int]:
+        """Token grid (t, rows, columns) of a clip of that many frames and pixels; ValueError where it has none."""
+        frames = self.tubelet if frames == 1 else frames
+        if frames % self.tubelet or height % self.patch or width % self.patch or frames == 0:
+            raise ValueError(
+                f"a clip of {frames} frames of {height}×{width} px cannot be cut into tubelets of "
+                f"{self.tubelet}×{self.patch}×{self.patch}: use multiples of these"
+            )
+        return frames // self.tubelet, height // self.patch, width // self.patch
+
 
 class PatchEmbed(nn.Module):
     """Linear embedding of tubelets. Held as a Conv3d for its name and shape, applied to gathered patches only."""
@@ -92,15 +102,8 @@ class Encoder(nn.Module):
         )
 
     def grid(self, frames: int, height: int, width: int) -> tuple[int, int, int]:
-        """Token grid (t, rows, columns) of a clip of that many frames and pixels."""
-        c = self.config
-        frames = c.tubelet if frames == 1 else frames
-        if frames % c.tubelet or height % c.patch or width % c.patch or frames == 0:
-            raise ValueError(
-                f"a clip of {frames} frames of {height}×{width} px cannot be cut into tubelets of "
-                f"{c.tubelet}×{c.patch}×{c.patch}: use multiples of these"
-            )
-        return frames // c.tubelet, height // c.patch, width // c.patch
+        """As `EncoderConfig.grid`."""
+        return self.config.grid(frames, height, width)
 
     def forward(self, frames: Tensor, keep: Tensor | None = None, layers: Sequence[int] = ()) -> Tensor | list[Tensor]:
         """Tokens (B, K, D); with `layers` a list of the tokens after each of these blocks, through the final norm."""

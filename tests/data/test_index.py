@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from jepa.data.errors import DataError
-from jepa.data.index import Manifest, read_npy
+from jepa.data.index import Manifest
+from jepa.data.npy import read_npy
 
 
 @pytest.fixture
