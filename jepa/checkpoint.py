@@ -1,99 +1,51 @@
 """Checkpoints: safetensors and JSON in a folder that appears whole or not at all; nothing is ever unpickled.
 
-RUN/checkpoints/step_00000123/ holds model.safetensors, optimizer.safetensors and state.json; the latter names
-the step and the sha256 of the two files. RUN/config.json holds the config of the run.
+RUN/checkpoints/step_00000123/ holds model.safetensors, optimizer.safetensors and state.json, the manifest; where
+several processes write, each has files of its own, such as model-00000-of-00002.safetensors. A tensor that one process
+holds all of is stored under its name and in its shape. A part is stored flat, as NAME@START. Whatever wrote it,
+`reader` gives whole tensors. RUN/config.json holds the config of the run. See jepa/checkpoint_writer.py for writing.
 """
 
-import hashlib
 import json
-import os
-import shutil
 from pathlib import Path
 from typing import Any
 
-import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-_STATE = "state.json"
-_FILES = ("model.safetensors", "optimizer.safetensors")
-
-
-class CheckpointError(ValueError):
-    """A checkpoint that is missing, damaged or of another shape; the message is one line."""
-
-
-def save(run: Path, step: int, model: nn.Module, optimizer: torch.optim.Optimizer, keep: int = 2) -> Path:
-    """Write the checkpoint of `step` atomically and remove all but the newest `keep`."""
-    folder = _folder(run, step)
-    partial = folder.with_suffix(".partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    names: dict[Tensor, str] = {p: name for name, p in model.named_parameters()}
-    moments = {
-        f"{names[p]}/{key}": value.detach().clone().contiguous()
-        for p, state in optimizer.state.items()
-        for key, value in state.items()
-    }
-    weights = {k: v.detach().clone().contiguous() for k, v in model.state_dict().items()}
-    for file, tensors in zip(_FILES, (weights, moments), strict=True):
-        save_file(tensors, partial / file)
-    state = {"step": step, "sha256": {file: _sha256(partial / file) for file in _FILES}}
-    (partial / _STATE).write_text(json.dumps(state, indent=1))
-    for file in (*_FILES, _STATE):
-        _sync(partial / file)
-    shutil.rmtree(folder, ignore_errors=True)
-    os.replace(partial, folder)
-    _sync(folder.parent)
-    for old in _complete(run)[:-keep]:
-        shutil.rmtree(old)
-    return folder
+from jepa.checkpoint_format import CheckpointError, complete, fault, folder_of, names, reader, step_of
 
 
 def latest(run: Path) -> tuple[Path | None, list[str]]:
     """The newest valid checkpoint of a run, or None; and one line for each newer one that is damaged."""
     problems: list[str] = []
-    for folder in reversed(_complete(run)):
+    for folder in reversed(complete(run)):
         if not (what := fault(folder)):
             return folder, problems
         problems.append(f"{what}; trying an older checkpoint")
     return None, problems
 
 
-def fault(folder: Path) -> str:
-    """What is wrong with a checkpoint folder, in one line; empty where it is whole."""
-    try:
-        promised = json.loads((folder / _STATE).read_text())["sha256"]
-    except (OSError, ValueError, KeyError, TypeError):
-        return f"{folder}: {_STATE} is damaged or missing"
-    bad = [f for f in _FILES if not (folder / f).is_file() or _sha256(folder / f) != promised.get(f)]
-    return f"{folder}: {bad[0]} is missing or does not match its sha256" if bad else ""
+def find(run: Path, step: int | None = None) -> Path:
+    """The newest valid checkpoint of a run, or that of `step`. Raises CheckpointError where there is none."""
+    if step is None:
+        folder, problems = latest(run)
+        if folder is None:
+            raise CheckpointError(problems[0] if problems else f"no checkpoint in {run / 'checkpoints'}")
+        return folder
+    folder = folder_of(run, step)
+    if folder not in complete(run):
+        there = ", ".join(str(step_of(known)) for known in complete(run))
+        raise CheckpointError(f"no checkpoint of step {step} in {run}; there are: {there or 'none'}")
+    if what := fault(folder):
+        raise CheckpointError(what)
+    return folder
 
 
-def restore(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> int:
-    """Load weights and moments into place; returns the step.
-
-    Raises:
-        CheckpointError: a tensor is missing, unexpected or of another shape.
-    """
-    weights, moments = load(folder)
-    load_weights(model, weights, str(folder))
-    load_moments(model, optimizer, moments)
-    return int(json.loads((folder / _STATE).read_text())["step"])
-
-
-def load(folder: Path) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """Weights by name, and the optimiser's moments by "name/key", of a checkpoint folder. Raises CheckpointError."""
-    return _load(folder / _FILES[0]), _load(folder / _FILES[1])
-
-
-def load_moments(model: nn.Module, optimizer: torch.optim.Optimizer, moments: dict[str, Tensor]) -> None:
-    """Hand the optimiser the moments of every parameter that has some."""
-    for name, parameter in model.named_parameters():
-        own = {k.rsplit("/", 1)[1]: v for k, v in moments.items() if k.rsplit("/", 1)[0] == name}
-        if own:
-            optimizer.state[parameter] = own
+def load(folder: Path) -> dict[str, Tensor]:
+    """The model's tensors of a checkpoint, whole, by their names in the state dict. Raises CheckpointError."""
+    read = reader(folder, ("model",))
+    found = {name.removeprefix("model/"): read(name) for name in names(folder, ("model",))}
+    return {name: value for name, value in found.items() if value is not None}
 
 
 def load_weights(model: nn.Module, tensors: dict[str, Tensor], where: str) -> None:
@@ -112,16 +64,18 @@ def load_weights(model: nn.Module, tensors: dict[str, Tensor], where: str) -> No
     model.load_state_dict(tensors)
 
 
-def read_model(run: str | Path) -> tuple[dict[str, Any], dict[str, Tensor], Path]:
-    """Config, model tensors and folder of the newest valid checkpoint of a run. Raises CheckpointError."""
+def read_model(run: str | Path, step: int | None = None) -> tuple[dict[str, Any], dict[str, Tensor], Path]:
+    """Config, model tensors and folder of a run's newest valid checkpoint, or of that of `step`.
+
+    Raises:
+        CheckpointError: no run, or no such checkpoint, or it is damaged.
+    """
     run = Path(run)
     config = run / "config.json"
     if not config.is_file():
         raise CheckpointError(f"no run at {run}: {config} is missing")
-    folder, problems = latest(run)
-    if folder is None:
-        raise CheckpointError(problems[0] if problems else f"no checkpoint in {run / 'checkpoints'}")
-    return json.loads(config.read_text()), _load(folder / _FILES[0]), folder
+    folder = find(run, step)
+    return json.loads(config.read_text()), load(folder), folder
 
 
 def claim_run(run: Path, config: dict[str, Any]) -> None:
@@ -146,7 +100,7 @@ def claim_data(run: Path, digests: dict[str, str]) -> None:
 
 def _claim(path: Path, values: dict[str, Any]) -> str:
     """Write `values`, or the first difference from those there; a run without a checkpoint may still change."""
-    if path.is_file() and _complete(path.parent):
+    if path.is_file() and complete(path.parent):
         return next(iter(_differences(json.loads(path.read_text()), json.loads(json.dumps(values)))), "")
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(values, indent=1))
@@ -158,34 +112,3 @@ def _differences(old: Any, new: Any, key: str = "") -> list[str]:
         keys = sorted(old.keys() | new.keys())
         return [d for k in keys for d in _differences(old.get(k), new.get(k), f"{key}.{k}" if key else k)]
     return [] if old == new else [f"{key}: {old} there, {new} here"]
-
-
-def _folder(run: Path, step: int) -> Path:
-    return run / "checkpoints" / f"step_{step:08d}"
-
-
-def _complete(run: Path) -> list[Path]:
-    return sorted(f.parent for f in (run / "checkpoints").glob(f"step_????????/{_STATE}"))
-
-
-def _load(path: Path) -> dict[str, Tensor]:
-    try:
-        return load_file(path)
-    except (OSError, SafetensorError) as error:
-        raise CheckpointError(f"cannot read {path}: {error}") from error
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        digest = hashlib.sha256()
-        while chunk := file.read(1 << 20):
-            digest.update(chunk)
-    return digest.hexdigest()
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

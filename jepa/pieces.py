@@ -22,7 +22,7 @@ class Piece:
 
 
 Pieces = dict[str, Piece]
-"""By name: `model/NAME` as in the state dict, in fp32 where there is an fp32 master; `optimizer/NAME/KEY`; `engine/KEY`.
+"""By name: `model/NAME` as in the state dict, of the fp32 master if there is one; `optimizer/NAME/KEY`; `engine/KEY`.
 
 Over all processes each name's pieces make up the whole tensor, and none overlaps another.
 """

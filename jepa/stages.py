@@ -4,17 +4,18 @@ import json
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 
 from jepa import checkpoint
 from jepa.checkpoint import CheckpointError
+from jepa.pieces import Read
 
 SAME = (("encoder", "heads"), ("encoder", "rope_layout"), ("predictor", "heads"))
 """What changes no tensor's shape, and yet what the weights mean."""
 
 
-def begin_from(path: str, model: nn.Module, config: dict[str, Any]) -> dict[str, Tensor]:
-    """Load all weights of the run or checkpoint folder `path` into `model`; returns the optimiser's moments there.
+def begin_from(path: str, model: nn.Module, config: dict[str, Any]) -> Read:
+    """Load all weights of the run or checkpoint folder `path` into `model`; returns what reads the moments there.
 
     `config` is that of the run to come. Frames and size may differ: rotary positions have nothing to resize.
 
@@ -32,9 +33,8 @@ def begin_from(path: str, model: nn.Module, config: dict[str, Any]) -> dict[str,
         if old != new:
             raise CheckpointError(f"start_from: {path} has {part}.{key}={old}, this run has {new}; make them the same")
     folder = _newest(run) if run == Path(path) else _whole(Path(path))
-    weights, moments = checkpoint.load(folder)
-    checkpoint.load_weights(model, weights, str(folder))
-    return moments
+    checkpoint.load_weights(model, checkpoint.load(folder), str(folder))
+    return checkpoint.reader(folder, ("optimizer",))
 
 
 def _newest(run: Path) -> Path:
