@@ -1,61 +1,51 @@
 """One optimiser update from one batch, in slices where the batch is too large to go through the model at once."""
 
 import math
-from contextlib import nullcontext
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from accelerate import Accelerator
-from accelerate.optimizer import AcceleratedOptimizer
-from torch import Tensor, nn
+import torch
+from torch import Tensor
 
 from jepa.config import ConfigError
+from jepa.engines.base import Engine, mean
+
+NOT_UPDATED = {"nonfinite", "overflow", "spike"}
+"""Figures of a step that changed nothing."""
 
 
 def update(
-    accelerator: Accelerator,
-    model: nn.Module,
-    optimizer: AcceleratedOptimizer,
-    batch: Any,
-    accumulate: int,
-    clip: float,
-    step: int,
+    engine: Engine, batch: Any, accumulate: int, is_spike: Callable[[float], bool] | None = None
 ) -> dict[str, float]:
-    """Forward and backward of `accumulate` slices of this process's batch, clip to norm `clip` (0: never), AdamW.
+    """Forward and backward of `accumulate` slices of this process's batch, then clipping and AdamW.
 
-    Returns the figures of the step, each a mean over the slices. Where an fp16 gradient overflows, `grad_norm` is not
-    finite, nothing was updated, and the loss scale is halved.
+    Returns the figures of the step, each a mean over slices and processes. Where loss or gradient is not finite on any
+    process nothing is updated on all of them, and the figures have `overflow` (of fp16: the loss scale was halved, and
+    that may mend it) or else `nonfinite`, which is 1. So it is where `is_spike` says so of the loss: `spike`.
 
     Raises:
-        FloatingPointError: loss or gradient is not finite, before anything is updated.
         ConfigError: the batch does not divide into `accumulate` slices.
     """
-    records = []
     parts = slices(batch, accumulate)
+    names, records = [], []
     for number, part in enumerate(parts, start=1):
-        # Processes average their gradients once, with the last slice.
-        with nullcontext() if number == len(parts) else accelerator.no_sync(model):
-            loss, metrics = model(part.to(accelerator.device))
-            accelerator.backward(loss / len(parts))
-        records.append({"loss": loss.item(), **{name: value.item() for name, value in metrics.items()}})
-    figures = {name: sum(record[name] for record in records) / len(records) for name in records[0]}
-    loss_value = figures.pop("loss")
-    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    norm = float(accelerator.clip_grad_norm_(trained, clip or math.inf))
-    scaler = accelerator.scaler
-    if math.isfinite(loss_value) and math.isfinite(norm):
-        optimizer.step()
-    elif math.isfinite(loss_value) and scaler is not None and scaler.get_scale() > 1:
-        scaler.update(
-            scaler.get_scale() / 2
-        )  # not by its own step: with a fused AdamW nothing tells that it did nothing
+        loss, metrics = engine.add_gradient(part, len(parts), last=number == len(parts))
+        names = ["loss", *metrics]
+        records.append(torch.stack([value.detach().double() for value in (loss, *metrics.values())]).tolist())
+    means = mean([sum(values) / len(parts) for values in zip(*records, strict=True)], engine.device)
+    figures = dict(zip(names, means, strict=True))
+    loss_value, norm = figures.pop("loss"), engine.grad_norm()
+    record = {"loss": loss_value, "lr": engine.optimizer.param_groups[0]["lr"], "grad_norm": norm, **figures}
+    if not (math.isfinite(loss_value) and math.isfinite(norm)):
+        mended = engine.skip(overflow=math.isfinite(loss_value))
+        record["overflow" if mended else "nonfinite"] = 1.0
+    elif is_spike and is_spike(loss_value):
+        engine.skip(overflow=False)
+        record["spike"] = 1.0
     else:
-        raise FloatingPointError(
-            f"step {step}: loss {loss_value:.4g}, gradient norm {norm:.4g}; nothing was updated. Lower "
-            "loop.optim.lr or set loop.optim.clip, with another out=…"
-        )
-    optimizer.zero_grad(set_to_none=True)
-    return {"loss": loss_value, "lr": optimizer.param_groups[0]["lr"], "grad_norm": norm, **figures}
+        engine.step()
+    return record
 
 
 def slices(batch: Any, count: int) -> list[Any]:

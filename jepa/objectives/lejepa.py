@@ -14,7 +14,7 @@ from jepa.data.transforms import normalize
 from jepa.masks.base import MaskSampler
 from jepa.models.encoder import Encoder
 from jepa.models.predictor import Predictor, PredictorConfig
-from jepa.objectives.base import Objective, take_tokens
+from jepa.objectives.base import Objective, feature_std, take_tokens
 
 
 @dataclass(frozen=True)
@@ -35,6 +35,8 @@ class LeJEPA(nn.Module):
     A sample of SIGReg is a clip of the batch of this process; each place in the grid is tested apart. Tokens of one
     clip are no independent samples, and taken together a code of nothing but the place could look normal.
     """
+
+    unused_parameters = False
 
     def __init__(
         self,
@@ -74,6 +76,7 @@ class LeJEPA(nn.Module):
         metrics["sigreg"] = gaussianity.detach()
         metrics["std"] = features.detach().std(0, correction=0).mean()
         metrics["cosine"] = torch.stack(cosines).mean()
+        metrics["feature_std"] = feature_std(features)
         weight = self.config.sigreg_weight
         return (1 - weight) * prediction + weight * gaussianity, metrics
 

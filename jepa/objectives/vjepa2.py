@@ -11,11 +11,11 @@ from jepa.config import ConfigError
 from jepa.data.clip import Clip
 from jepa.data.transforms import normalize
 from jepa.masks.base import MaskSampler
-from jepa.models.ema import update_ema
+from jepa.models.ema import EMA
 from jepa.models.encoder import Encoder
 from jepa.models.layers import norm_features
 from jepa.models.predictor import Predictor, PredictorConfig
-from jepa.objectives.base import Objective, ema_momentum, take_tokens
+from jepa.objectives.base import Objective, ema_momentum, feature_std, take_tokens
 
 
 @dataclass(frozen=True)
@@ -54,6 +54,8 @@ class VJEPA2(nn.Module):
         queries = masks.configs if config.mask_token == "per_mask" else len(config.lengths)
         self.predictor = Predictor(predictor_config, encoder.embed_dim, queries, encoder.rope, generator)
         self.target_encoder = copy.deepcopy(encoder).requires_grad_(False)
+        self.ema = EMA((self.target_encoder, encoder))
+        self.unused_parameters = config.mask_token == "per_length"  # the queries of other lengths
         self.masks = masks
 
     def forward(self, clip: Clip) -> tuple[Tensor, dict[str, Tensor]]:
@@ -61,7 +63,8 @@ class VJEPA2(nn.Module):
         frames = normalize(clip.frames)
         grid = self.encoder.grid(frames.shape[1], *frames.shape[-2:])
         with torch.no_grad():
-            features = norm_features(self.target_encoder(frames))  # (B, t·N, D)
+            raw = self.target_encoder(frames)
+            features = norm_features(raw)  # (B, t·N, D)
         losses, cosines = [], []
         masks = self.masks.sample(grid, clip.sample_id, clip.epoch, clip.step)
         for number, mask in enumerate(masks):
@@ -73,6 +76,7 @@ class VJEPA2(nn.Module):
             cosines.append(nn.functional.cosine_similarity(predicted.detach(), wanted, dim=-1).mean())
         metrics = {f"loss_mask{i}": loss.detach() for i, loss in enumerate(losses)}
         metrics["cosine"] = torch.stack(cosines).mean()
+        metrics["feature_std"] = feature_std(raw)
         return torch.stack(losses).mean(), metrics
 
     def _query(self, mask: int, frames: int) -> int:
@@ -86,7 +90,7 @@ class VJEPA2(nn.Module):
     def after_step(self, step: int, total: int) -> None:
         """EMA of the target encoder; call once after every real optimiser step."""
         momentum = ema_momentum(self.config.ema_start, self.config.ema_end, step, total)
-        update_ema(self.target_encoder, self.encoder, momentum)
+        self.ema.update(momentum)
 
 
 def build(config: Config, *parts: Any) -> Objective:

@@ -11,12 +11,12 @@ from jepa.config import ConfigError
 from jepa.data.clip import Clip
 from jepa.data.transforms import normalize
 from jepa.masks.base import MaskSampler
-from jepa.models.ema import update_ema
+from jepa.models.ema import EMA
 from jepa.models.encoder import Encoder
 from jepa.models.layers import norm_features
 from jepa.models.levels import Levels, LevelsPredictor, level_blocks
 from jepa.models.predictor import PredictorConfig
-from jepa.objectives.base import Objective, ema_momentum, take_tokens
+from jepa.objectives.base import Objective, ema_momentum, feature_std, take_tokens
 
 
 @dataclass(frozen=True)
@@ -45,6 +45,8 @@ class VJEPA21(nn.Module):
     level for itself. A clip of one frame is an image.
     """
 
+    unused_parameters = True  # those for images in a step on video, and the other way round
+
     def __init__(
         self,
         config: Config,
@@ -66,6 +68,7 @@ class VJEPA21(nn.Module):
         )
         self.target_encoder = copy.deepcopy(encoder).requires_grad_(False)
         self.target_levels = copy.deepcopy(self.levels).requires_grad_(False)
+        self.ema = EMA((self.target_encoder, encoder), (self.target_levels, self.levels))
         self.masks = masks
 
     def forward(self, clip: Clip) -> tuple[Tensor, dict[str, Tensor]]:
@@ -88,6 +91,7 @@ class VJEPA21(nn.Module):
         metrics = {f"loss_mask{i}": loss.detach() for i, loss in enumerate(masked)}
         metrics["loss_context"] = torch.stack(visible).mean().detach()
         metrics["cosine"] = torch.stack(cosines).mean()
+        metrics["feature_std"] = feature_std(levels[-1])
         return torch.stack(masked).mean() + weight * torch.stack(visible).mean(), metrics
 
     def _context_weight(self, step: int, image: bool) -> float:
@@ -99,8 +103,7 @@ class VJEPA21(nn.Module):
     def after_step(self, step: int, total: int) -> None:
         """EMA of the target encoder and its levels; call once after every real optimiser step."""
         momentum = ema_momentum(self.config.ema_start, self.config.ema_end, step, total)
-        update_ema(self.target_encoder, self.encoder, momentum)
-        update_ema(self.target_levels, self.levels, momentum)
+        self.ema.update(momentum)
 
 
 def distance_to_masked(target: Tensor, grid: tuple[int, int, int]) -> Tensor:
