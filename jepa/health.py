@@ -1,19 +1,50 @@
-"""Is it collapsing? RankMe and the spread of features over time, on held-out clips."""
+"""Is it well? RankMe and the spread of features over time on held-out clips, how far the target lags behind."""
+
+import math
+from dataclasses import dataclass
 
 import torch
 from einops import rearrange
 from torch import Tensor
 
+from jepa.config import ConfigError
 from jepa.data.clip import Clip
 from jepa.data.transforms import normalize
 from jepa.models.encoder import Encoder
+from jepa.objectives.base import Objective
+
+
+@dataclass(frozen=True)
+class OnlineProbeConfig:
+    """Probes of the target encoder while it trains, on a small labelled data set; none without `shards`.
+
+    `task` is one of the tasks of `jepa probe` (`arrow` needs no labels), or `label`, the class of a whole recording.
+    At most `clips` clips, `per_episode` of each, are drawn once, and kept in memory as pixels; a fifth of the episodes
+    is to be predicted by a probe that is fitted on the others, every `every` steps and after the last.
+
+    Raises ConfigError for numbers below 1.
+    """
+
+    shards: str = ""
+    task: str = "arrow"
+    per_episode: int = 2
+    clips: int = 256
+    every: int = 1000
+
+    def __post_init__(self) -> None:
+        for name in ("per_episode", "clips", "every"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"probe.{name} {getattr(self, name)}: must be at least 1")
 
 
 def rankme(pooled: Tensor) -> float:
     """Exponential of the entropy of the normalised singular values of centred features (n, D); 1 … min(n, D).
 
-    Source: RankMe, arXiv 2210.02885, eq. 2; centred, so that a large common mean does not hide the rest.
+    Source: RankMe, arXiv 2210.02885, eq. 2; centred, so that a large common mean does not hide the rest. NaN of
+    features that are not finite.
     """
+    if not pooled.isfinite().all():
+        return math.nan
     values = torch.linalg.svdvals((pooled - pooled.mean(0)).double())
     share = values / values.sum().clamp_min(1e-30)
     return torch.exp(-(share * share.clamp_min(1e-30).log()).sum()).item()
@@ -31,11 +62,11 @@ def std_over_time(tokens: Tensor) -> float:
 def measure(encoder: Encoder, clips: list[Clip]) -> dict[str, float]:
     """`rankme`, `std_over_time` and `std` (over clips, of pooled features) of an encoder on fixed clips."""
     pooled, spread = [], []
-    device = next(encoder.parameters()).device
+    like = next(encoder.parameters())
     for clip in clips:
-        frames = normalize(clip.frames.to(device))
+        frames = normalize(clip.frames.to(like.device)).to(like.dtype)
         grid = encoder.grid(frames.shape[1], *frames.shape[-2:])
-        tokens = encoder(frames)
+        tokens = encoder(frames).float()
         pooled.append(tokens.mean(1))
         spread.append(std_over_time(rearrange(tokens, "b (t n) d -> b t n d", t=grid[0])))
     features = torch.cat(pooled).cpu()
@@ -44,3 +75,19 @@ def measure(encoder: Encoder, clips: list[Clip]) -> dict[str, float]:
         "std_over_time": sum(spread) / len(spread),
         "std": features.std(0).mean().item(),
     }
+
+
+@torch.no_grad()
+def ema_drift(objective: Objective) -> float:
+    """How far the target encoder lags behind the encoder: |encoder - target| / |encoder| over all their weights.
+
+    0 where there is no target. The weights must be whole: an engine that shares them out has to gather them first.
+    """
+    online, target = objective.encoder, objective.target_encoder
+    if target is online:
+        return 0.0
+    far, size = 0.0, 0.0
+    for ours, theirs in zip(online.parameters(), target.parameters(), strict=True):
+        far = far + (ours.float() - theirs.float()).square().sum()
+        size = size + ours.float().square().sum()
+    return float((far / size).sqrt())

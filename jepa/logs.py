@@ -1,14 +1,30 @@
-"""One JSON line per logged step, and a live bar on the terminal."""
+"""One JSON line per logged step, trackers by name, and a live bar on the terminal."""
 
 import json
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from jepa.config import ConfigError
+
 console = Console(stderr=True)
+
+TRACKERS = {
+    "tensorboard": "tensorboard",
+    "wandb": "wandb",
+    "mlflow": "mlflow",
+    "comet_ml": "comet-ml",
+    "aim": "aim",
+    "clearml": "clearml",
+    "dvclive": "dvclive",
+    "swanlab": "swanlab",
+    "trackio": "trackio",
+}
+"""Trackers that accelerate can send figures to, each with the package to install; `log.jsonl` is always written."""
 
 
 class JsonLines:
@@ -60,3 +76,16 @@ def progress_bar(disable: bool = False) -> Progress:
         console=console,
         disable=disable or bool(os.environ.get("JEPA_QUIET")),  # of two programs side by side one draws
     )
+
+
+def check_trackers(names: Sequence[str]) -> None:
+    """Raises ConfigError for a name that is not one of TRACKERS, or whose package is not installed."""
+    from accelerate.tracking import get_available_trackers
+
+    installed = {str(tracker) for tracker in get_available_trackers()}
+    for name in names:
+        if name not in TRACKERS:
+            known = ", ".join(TRACKERS)
+            raise ConfigError(f"loop.trackers: '{name}' is not one of {known}; log.jsonl is always written")
+        if name not in installed:
+            raise ConfigError(f"loop.trackers: {name} is not installed; run `pip install {TRACKERS[name]}`")
