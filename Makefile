@@ -15,7 +15,7 @@ OPENGL_PACKAGES := libegl1 libgl1-mesa-dri
 
 # The public boundary: what other code is written against.
 TYPED := \
-	jepa.checkpoint jepa.config jepa.optim jepa.runs jepa.training jepa.models.encoder \
+	jepa.checkpoint jepa.checkpoint_format jepa.checkpoint_writer jepa.config jepa.engines.base jepa.loop jepa.optim jepa.pieces jepa.runs jepa.training jepa.models.encoder \
 	jepa.masks.base jepa.objectives.base jepa.worlds.base jepa.data.sources.base \
 	jepa.data.clip jepa.data.config jepa.data.errors jepa.data.index jepa.data.loader jepa.data.merge jepa.data.order \
 	jepa.data.pack jepa.data.sampling jepa.data.store \
@@ -41,8 +41,8 @@ demo: setup opengl ## Install, then go from raw video to a robot that reaches go
 test: setup opengl lint ## Install, check style and types, run the tests.
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadfile
 
-faults: setup ## The long loops: hundreds of faults of data, at random (about a quarter of an hour).
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m slow -n $(JOBS)
+faults: setup ## All faults of data, resume, checkpoints, processes and numbers, many times over (half an hour).
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "fault or slow" -n $(JOBS)
 
 lint: setup ## Check style (ruff) and the types of the public boundary (mypy).
 	@$(BIN)/ruff check .

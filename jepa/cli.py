@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from jepa import cli_data
+from jepa import cli_data, cli_run
 
 app = typer.Typer(
     name="jepa",
@@ -19,6 +19,7 @@ app = typer.Typer(
 
 app.command()(cli_data.pack)
 app.add_typer(cli_data.app)
+app.command()(cli_run.export)
 
 Preset = Annotated[str, typer.Argument(help="Preset name (configs/<verb>/NAME.yaml) or path of a YAML file.")]
 Overrides = Annotated[list[str] | None, typer.Argument(help="key.sub=value …, applied last.", show_default=False)]
@@ -61,8 +62,9 @@ def collect(
 def pretrain(preset: Preset, overrides: Overrides = None) -> None:
     """Pre-train a V-JEPA 2 encoder on shards; resumes by itself. Also under `accelerate launch -m jepa`."""
     from jepa.pretrain import PretrainConfig, run
+    from jepa.probes.online import make
 
-    run(_config(PretrainConfig, "pretrain", preset, overrides))
+    run(_config(PretrainConfig, "pretrain", preset, overrides), make)
 
 
 @app.command()
@@ -107,10 +109,23 @@ def plan(preset: Preset, overrides: Overrides = None) -> None:
 
 
 @app.command()
-def report(
-    run_dir: Annotated[Path, typer.Argument(help="Folder with the results of the verbs, as `jepa demo` leaves it.")],
+def watch(
+    run_dir: Annotated[Path, typer.Argument(help="Folder of a training run: the out=… of pretrain or posttrain.")],
+    once: Annotated[bool, typer.Option("--once", help="Draw it once and end.")] = False,
 ) -> None:
-    """Write RUN_DIR/report.html: curves, masks, PCA, probes, energy landscape, planning table and films."""
+    """Show a training run as it goes on, here or on another machine: loss, health, speed, time left, alarms."""
+    from jepa.live import watch as run
+
+    run(run_dir, once)
+
+
+@app.command()
+def report(
+    run_dir: Annotated[
+        Path, typer.Argument(help="Folder of a run of pretrain or posttrain, or of all that `jepa demo` makes.")
+    ],
+) -> None:
+    """Write RUN_DIR/report.html: curves, health, speed, masks, PCA; of a demo also probes, planning table and films."""
     from jepa.report import write_report
 
     write_report(run_dir)
@@ -136,26 +151,15 @@ def _config(schema: Any, group: str, preset: str, overrides: list[str] | None) -
 
 
 def main() -> None:
-    """Run the command line; what the user can mend is one line on stderr and exit code 2, not a traceback."""
+    """Run the command line; what the user can mend is one line on stderr, not a traceback. Exit codes: jepa.status."""
     try:
         app()
-    except (ValueError, FloatingPointError, ModuleNotFoundError) as error:
-        if os.environ.get("JEPA_TRACEBACK") or not _is_ours(error):
-            raise
-        print(f"jepa: {error}", file=sys.stderr)
-        sys.exit(2)
-    except OSError as error:  # a full disk, a folder that may not be written
-        if os.environ.get("JEPA_TRACEBACK") or not error.filename:
-            raise
-        print(f"jepa: '{error.filename}': {error.strerror}", file=sys.stderr)
-        sys.exit(2)
+    except Exception as error:
+        from jepa.status import FAILED, exit_code
 
-
-def _is_ours(error: Exception) -> bool:
-    """Whether the message was written for the user: raised by this package, here or in a worker process."""
-    if type(error).__module__.split(".")[0] == "jepa":
-        return True
-    trace = error.__traceback__
-    while trace and trace.tb_next:
-        trace = trace.tb_next
-    return bool(trace) and trace.tb_frame.f_globals.get("__name__", "").split(".")[0] == "jepa"
+        code = exit_code(error)
+        if code == FAILED or os.environ.get("JEPA_TRACEBACK"):
+            raise
+        text = f"'{error.filename}': {error.strerror}" if isinstance(error, OSError) else error
+        print(f"jepa: {text}", file=sys.stderr)
+        sys.exit(code)

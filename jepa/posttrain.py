@@ -10,15 +10,15 @@ import torch
 from omegaconf import MISSING
 
 from jepa import runs
-from jepa.checkpoint import claim_data, claim_run
 from jepa.config import ConfigError, build, load_config, plugin, to_dict
 from jepa.data.index import Manifest
 from jepa.data.loader import episodes
 from jepa.logs import console, progress_bar
+from jepa.loop import train
 from jepa.models.encoder import Encoder, build_encoder, encode_frames
 from jepa.open_loop import open_loop
 from jepa.pretrain import PretrainConfig
-from jepa.training import LoopConfig, make_accelerator, required, train
+from jepa.training import LoopConfig, join, make_accelerator, required
 from jepa.worlds.base import Sequence
 
 
@@ -47,17 +47,17 @@ def run(config: PosttrainConfig) -> None:
     """Encode all frames once, then train the world model to `loop.steps`, resuming where a run stopped."""
     out = Path(config.out)
     encoder = _encoder(config)
-    claim_run(out, to_dict(config))
     shards = {"train": required(config.shards, "shards"), "heldout": required(config.heldout, "heldout")}
     manifests = {split: Manifest.load(path) for split, path in shards.items()}
-    claim_data(out, {shards[split]: manifest.sha256 for split, manifest in manifests.items()})
-    runs.save_encoder(out, encoder)
-    accelerator = make_accelerator(config.out, config.loop.threads, config.loop.precision)
-
-    data, heldout = (
-        encode_shards(encoder, manifest, out / "features" / f"{split}.safetensors")
-        for split, manifest in manifests.items()
-    )
+    accelerator = make_accelerator(config.out, config.loop)
+    digests = {shards[split]: manifest.sha256 for split, manifest in manifests.items()}
+    join(accelerator, out, to_dict(config), digests)
+    with accelerator.main_process_first():  # it fills the cache
+        runs.save_encoder(out, encoder)
+        data, heldout = (
+            encode_shards(encoder, manifest, out / "features" / f"{split}.safetensors")
+            for split, manifest in manifests.items()
+        )
     spec = runs.world_spec(encoder, data.actions.shape[-1], data.states.shape[-1])
     shortest = min(data.tokens.shape[1], heldout.tokens.shape[1])
     if not 2 <= config.frames <= shortest or shortest < 5:
@@ -73,7 +73,7 @@ def run(config: PosttrainConfig) -> None:
         for step in range(done + 1, config.loop.steps + 1):
             yield windows(data, config.frames, config.batch_size, (config.seed, step), rank, ranks)
 
-    def measure() -> dict[str, float]:
+    def measure(step: int) -> dict[str, float]:
         return {f"heldout/{key}": value for key, value in open_loop(world, heldout).items()}
 
     train("posttrain", world, batches, measure, accelerator, config.loop, out)

@@ -1,25 +1,31 @@
 """Pre-train a video encoder: `accelerate launch -m jepa pretrain PRESET [key=value …]`."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate import Accelerator
 from omegaconf import MISSING
-from torch import Tensor, nn
+from torch import nn
 
 from jepa import checkpoint, health
-from jepa.config import build, plugin, to_dict
+from jepa.config import ConfigError, build, plugin, to_dict
 from jepa.data.clip import Clip
 from jepa.data.config import DataConfig, load_manifests
 from jepa.data.loader import Clips, clips
+from jepa.health import OnlineProbeConfig
 from jepa.logs import JsonLines, console
-from jepa.models.encoder import EncoderConfig, build_encoder
+from jepa.loop import train
+from jepa.models.encoder import Encoder, EncoderConfig, build_encoder
 from jepa.models.predictor import PredictorConfig
+from jepa.objectives.base import Objective
+from jepa.pieces import Read
 from jepa.stages import begin_from
-from jepa.training import LoopConfig, make_accelerator, required, train
+from jepa.throughput import clip_work
+from jepa.training import LoopConfig, join, make_accelerator, required
 
 
 @dataclass(frozen=True)
@@ -28,6 +34,7 @@ class PretrainConfig:
 
     `batch_size` is that of a step, over all processes and `loop.accumulate` slices. A fresh run has its weights from
     `start_from`, a run or one of its checkpoints, and with `start_optimizer` AdamW's moments; its steps count from 0.
+    With `probe.shards`, probes of the encoder go along; the checkpoint that they like best is kept.
     """
 
     out: str = MISSING
@@ -42,11 +49,22 @@ class PretrainConfig:
     start_from: str = ""
     start_optimizer: bool = False
     batch_size: int = 24
+    probe: OnlineProbeConfig = field(default_factory=OnlineProbeConfig)
     seed: int = 0
 
+    def __post_init__(self) -> None:
+        if self.probe.shards and self.probe.every % self.loop.measure_every:
+            raise ConfigError(
+                f"probe.every {self.probe.every} must be a multiple of {self.loop.measure_every}, loop.measure_every"
+            )
 
-def run(config: PretrainConfig) -> None:
-    """Train to `loop.steps`, resuming from the newest valid checkpoint of `out`."""
+
+MakeProbe = Callable[[OnlineProbeConfig, DataConfig, int, Path], Callable[[Encoder], dict[str, float]]]
+"""(config, data, seed, folder for a cache) -> what scores an encoder, by figures `probe/…`."""
+
+
+def run(config: PretrainConfig, make_probe: MakeProbe | None = None) -> None:
+    """Train to `loop.steps`, resuming from the newest valid checkpoint of `out`; `make_probe` serves `config.probe`."""
     if not config.data.mix:
         required(config.data.shards, "data.shards")
     manifests = load_manifests(config.data)
@@ -57,9 +75,8 @@ def run(config: PretrainConfig) -> None:
     moments = start(config, objective)
 
     out = Path(config.out)
-    checkpoint.claim_run(out, to_dict(config))
-    checkpoint.claim_data(out, {manifest.location: manifest.sha256 for manifest in manifests})
-    accelerator = make_accelerator(config.out, config.loop.threads, config.loop.precision)
+    accelerator = make_accelerator(config.out, config.loop)
+    join(accelerator, out, to_dict(config), {manifest.location: manifest.sha256 for manifest in manifests})
 
     def batches(done: int) -> Iterator[Clip]:
         rank, world = accelerator.process_index, accelerator.num_processes
@@ -75,17 +92,34 @@ def run(config: PretrainConfig) -> None:
         )
         yield from listed(feed, out / ("skipped.jsonl" if rank == 0 else f"skipped_rank{rank}.jsonl"), done)
 
-    fixed = heldout_clips(config) if accelerator.is_main_process else []
-
-    def measure() -> dict[str, float]:
-        # Of the target encoder: it is the one that is kept.
-        figures = health.measure(objective.target_encoder, fixed) if fixed else {}
-        return {f"health/{key}": value for key, value in figures.items()}
-
-    train("pretrain", objective, batches, measure, accelerator, config.loop, out, moments)
+    measure = figures(config, objective, accelerator, make_probe)
+    work = clip_work(config, objective)
+    train("pretrain", objective, batches, measure, accelerator, config.loop, out, moments=moments, work=work)
 
 
-def start(config: PretrainConfig, objective: nn.Module) -> dict[str, Tensor] | None:
+def figures(
+    config: PretrainConfig, objective: Objective, accelerator: Accelerator, make_probe: MakeProbe | None
+) -> Callable[[int], dict[str, float]]:
+    """What measures the target encoder at a step, for it is the one that is kept."""
+    fixed = heldout_clips(config)
+    probe = None
+    if config.probe.shards and make_probe:
+        with accelerator.main_process_first():  # it fills the cache
+            probe = make_probe(config.probe, config.data, config.seed, Path(config.out) / "probe")
+
+    def measure(step: int) -> dict[str, float]:
+        found = {"ema_drift": health.ema_drift(objective)}
+        if fixed:
+            found |= health.measure(objective.target_encoder, fixed)
+        scores = {}
+        if probe and (step % config.probe.every == 0 or step == config.loop.steps):
+            scores = probe(objective.target_encoder)
+        return {f"health/{key}": value for key, value in found.items()} | scores
+
+    return measure
+
+
+def start(config: PretrainConfig, objective: nn.Module) -> Read | None:
     """Load the weights of `start_from`, if this run has no checkpoint of its own; the moments to begin with, or None.
 
     Raises:

@@ -65,6 +65,13 @@ def curves(panels: Sequence[Panel], height: float = 3.0) -> Any:
     return figure
 
 
+def smooth(steps: Sequence[float], values: Sequence[float], window: int) -> tuple[Any, Any]:
+    """Running mean over `window` values, at the step of the last of them."""
+    window = min(window, len(values))
+    kernel = np.full(window, 1 / window)
+    return np.asarray(steps)[window - 1 :], np.convolve(values, kernel, "valid")
+
+
 def landscapes(columns: Sequence[str], scenes: Sequence[np.ndarray], rows: Mapping[str, Sequence[Any]]) -> Any:
     """One column a transition: what was seen (h, w, 3), and below it the energies of every row's world over it.
 

@@ -35,8 +35,8 @@ thead th { color: var(--soft); font-weight: 600; white-space: normal; vertical-a
 th.left, td.left { text-align: left; white-space: normal; }
 tr.marked td { font-weight: 650; }
 tr.rule td { border-top: 2px solid var(--line); }
-.strips th { text-align: left; font-weight: 500; }
-.strips td, .strips th { border: 0; padding: .15rem .8rem .15rem 0; }
+.strips th { font-weight: 500; }
+.strips td, .strips th { border: 0; padding: .15rem .8rem .15rem 0; text-align: left; white-space: normal; }
 figure { margin: 1rem 0; }
 figure img { max-width: 100%; height: auto; display: block; }
 img.plot { background: #fff; border-radius: 8px; border: 1px solid var(--line); }
@@ -46,11 +46,14 @@ img.pixels { image-rendering: pixelated; }
 .films figure { margin: 0; }
 .films img.plot { max-height: 17rem; width: auto; }
 .swatch { display: inline-block; width: .8em; height: .8em; border-radius: 2px; margin-right: .3em; }
+.light { display: inline-block; width: .7em; height: .7em; border-radius: 50%; margin-right: .5em; }
 details { margin: .5rem 0; } summary { cursor: pointer; }
 pre { background: var(--card); border: 1px solid var(--line); border-radius: 6px; padding: .7rem .9rem;
   overflow-x: auto; font-size: .8rem; line-height: 1.45; }
 pre.commands { white-space: pre-wrap; overflow-wrap: anywhere; }
 """
+
+LIGHTS = {"green": "#3f9a5b", "yellow": "#d9a520", "red": "#c8453f", "grey": "#9aa5ab"}
 
 
 def paragraph(text: str, kind: str = "", name: str = "") -> str:
@@ -140,6 +143,16 @@ def legend(colours: dict[str, str]) -> str:
     """Names with their colours."""
     items = (f'<span class="swatch" style="background:{c}"></span>{html.escape(name)}' for name, c in colours.items())
     return f'<p class="soft">{"&emsp;".join(items)}</p>'
+
+
+def lights(rows: Sequence[tuple[str, str, str]]) -> str:
+    """Lines of (colour, name, text), each with a light of its colour."""
+    lines = (
+        f'<tr><th><span class="light" style="background:{colour}"></span>{html.escape(name)}</th>'
+        f"<td>{html.escape(text)}</td></tr>"
+        for colour, name, text in rows
+    )
+    return f'<table class="strips">{"".join(lines)}</table>'
 
 
 def folded(title: str, values: Any) -> str:

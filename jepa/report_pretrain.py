@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -18,7 +17,7 @@ from jepa.data.loader import read_frames
 from jepa.data.transforms import normalize
 from jepa.models.encoder import Encoder, build_encoder
 from jepa.pretrain import PretrainConfig, heldout_clips
-from jepa.report_figures import CYCLE, GREY, OURS, Line, Panel, curves
+from jepa.report_figures import CYCLE, GREY, OURS, Line, Panel, curves, smooth
 from jepa.report_files import (
     Records,
     last_third,
@@ -36,7 +35,7 @@ from jepa.runs import load_encoder
 SHEET = 36  # episodes on the contact sheet
 SHEET_SIDE = 64  # pixels
 COLUMNS = 6  # pictures in a row of masks or features
-PCA_CLIPS = 32
+PCA_CLIPS, PCA_TOKENS = 32, 16384  # at most, clips and tokens of all of them
 TOKENS = {"context": "#2f7fd6", "target": "#f08a24", "unused": "#6b7276"}
 
 
@@ -71,9 +70,9 @@ def training(run: Path) -> str:
     names = _mask_names(folder)
     window = max(1, steps // 60)
     losses = [
-        Line(f"{names.get(i, i)} masks", *_smooth(*series(log, key), window), CYCLE[i])
+        Line(f"{names.get(i, i)} masks", *smooth(*series(log, key), window), CYCLE[i])
         for i, key in enumerate(k for k in log[-1] if k.startswith("loss_mask"))
-    ] or [Line("loss", *_smooth(*series(log, "loss"), window))]
+    ] or [Line("loss", *smooth(*series(log, "loss"), window))]
     rate = Line("", *series(log, "lr"), colour=GREY)
     panels = [Panel("loss", "step", losses), Panel("learning rate", "step", [rate], zero=True)]
     caption = f"Pre-training, {steps} steps." + (f" The loss is a running mean over {window}." if window > 1 else "")
@@ -148,7 +147,8 @@ def masks(run: Path) -> str:
 def pca(run: Path) -> str:
     """Features of held-out clips as colours: the three main directions of each encoder."""
     config = _config(run)
-    clip = _clips(run, config, PCA_CLIPS)
+    tokens = np.prod(config.encoder.grid(config.data.frames, config.data.size, config.data.size))
+    clip = _clips(run, config, int(np.clip(PCA_TOKENS // tokens, 1, PCA_CLIPS)))
     trained = load_encoder(pretrain_folder(run), "target")
     steps = clip.frames.shape[1] // config.encoder.tubelet
     count = min(max(1, COLUMNS // steps), len(clip.frames))
@@ -226,10 +226,3 @@ def _behaviour(manifest: Manifest, i: int) -> str:
             ids = arrays[name].tolist()
             return " → ".join(classes[k] for n, k in enumerate(ids) if n == 0 or ids[n - 1] != k)
     return manifest[i].key
-
-
-def _smooth(steps: Sequence[float], values: Sequence[float], window: int) -> tuple[Any, Any]:
-    """Running mean over `window` values, at the step of the last of them."""
-    window = min(window, len(values))
-    kernel = np.full(window, 1 / window)
-    return np.asarray(steps)[window - 1 :], np.convolve(values, kernel, "valid")

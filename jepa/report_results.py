@@ -11,7 +11,7 @@ from jepa.checkpoint import CheckpointError
 from jepa.data.loader import episodes
 from jepa.planning.landscape import Landscape, energy_landscape
 from jepa.report_figures import CONTROL, CYCLE, OURS, Line, Panel, curves, landscapes
-from jepa.report_files import NotRunError, Records, last, read_json, read_log, series, shards
+from jepa.report_files import NotRunError, Records, kind, last, read_json, read_log, series, shards
 from jepa.runs import load_world
 
 WORLDS = {"ours": ("posttrain", OURS), "random-init encoder": ("posttrain_random", CONTROL)}
@@ -65,12 +65,19 @@ def by_probe(result: dict[str, Any]) -> dict[tuple[str, str, str], dict[str, Any
     return found
 
 
+def worlds(run: Path) -> dict[str, Path]:
+    """The folders of the world models to show: ours and the control, or the one run."""
+    if kind(run) == "posttrain":
+        return {"ours": run}
+    return {label: run / folder for label, (folder, _) in WORLDS.items()}
+
+
 def world(run: Path) -> str:
     """Skill against copying the last frame and the use of the action, on held-out episodes."""
     logs, missing = {}, []
-    for label, (folder, _) in WORLDS.items():
+    for label, folder in worlds(run).items():
         try:
-            logs[label] = read_log(run / folder, "posttrain")
+            logs[label] = read_log(folder, "posttrain")
         except NotRunError as error:
             missing.append(page.absent(f"{label}: {error}"))
     if not logs:
@@ -84,8 +91,9 @@ def world(run: Path) -> str:
     text = (
         "Open loop on held-out episodes, each in the features of its own encoder. `skill@k`: 1 minus the error after k "
         "steps over the error of copying the first frame; `shuffle@k`: the error with another window's actions over "
-        "the error with the true ones. The control has the same budget on a random-init encoder."
+        "the error with the true ones."
     )
+    text += " The control has the same budget on a random-init encoder." if len(worlds(run)) > 1 else ""
     plot = page.plot(curves(panels), "Held-out figures during post-training; solid: 1 step, dashed: 4 steps.")
     return page.paragraph(text) + page.table(["row", *(k.split("/")[1] for k in keys)], rows) + plot + "".join(missing)
 
@@ -102,15 +110,15 @@ def _world_panel(logs: dict[str, Records], figure: str, title: str, levels: dict
 def energy(run: Path) -> str:
     """Energies of single actions for a few held-out transitions, ours and the control."""
     manifest = shards(run, "heldout")
-    worlds, missing = {}, []
-    for label, (folder, _) in WORLDS.items():
+    opened, missing = {}, []
+    for label, folder in worlds(run).items():
         try:
-            worlds[label] = load_world(run / folder)
+            opened[label] = load_world(folder)
         except CheckpointError as error:
             missing.append(page.absent(f"{label}: {error}"))
-    if not worlds:
+    if not opened:
         raise NotRunError(f"there is no post-trained world model in {run}; `jepa posttrain` makes one")
-    size = next(iter(worlds.values()))[0].config.size
+    size = next(iter(opened.values()))[0].config.size
     chosen: list[Any] = []
     scenes, titles = [], []
     for episode in episodes(manifest, size):
@@ -126,7 +134,7 @@ def energy(run: Path) -> str:
     extent = 1.25 * max(float(action[:3].abs().max()) for *_, action in chosen)
     found = {
         label: [energy_landscape(*parts, *c, extent=extent, points=11, depth_points=3) for c in chosen]
-        for label, parts in worlds.items()
+        for label, parts in opened.items()
     }
     misses = [f"{label} {', '.join(map(_miss, lands))}" for label, lands in found.items()]
     text = (

@@ -1,6 +1,7 @@
 """What every test shares: one thread (small tensors on busy cores), a tiny encoder, tiny shards of a moving square."""
 
 import json
+from collections import defaultdict
 
 import av
 import numpy as np
@@ -16,6 +17,31 @@ TINY_PRETRAIN = [
 """Overrides that shrink the `debug` preset to a hundredth of a second per step."""
 
 
+FAULTS = {"D": 16, "R": 7, "C": 8, "S": 4, "N": 4, "P": 1}
+"""How many faults of each kind there are: of data, resume, checkpoints, processes, numbers, planning."""
+
+
+def pytest_collection_modifyitems(items):
+    for item in items:  # a property reaches the process that sums up
+        item.user_properties += [("fault", name) for mark in item.iter_markers("fault") for name in mark.args]
+
+
+def pytest_terminal_summary(terminalreporter, config):
+    """With `-m "fault …"`: how many of the faults had the outcome that they should have, in all of their tests."""
+    if "fault" not in config.option.markexpr:
+        return
+    outcomes = defaultdict(set)
+    for outcome in ("passed", "failed", "error"):
+        for report in terminalreporter.stats.get(outcome, []):
+            for key, name in getattr(report, "user_properties", []):
+                if key == "fault":
+                    outcomes[name].add(outcome)
+    known = [f"{kind}{number}" for kind, count in FAULTS.items() for number in range(1, count + 1)]
+    good = [name for name in known if outcomes[name] == {"passed"}]
+    bad = [name for name in known if name not in good]
+    terminalreporter.write_line(f"{len(good)}/{len(known)} faults passed{'; not: ' if bad else ''}{', '.join(bad)}")
+
+
 @pytest.fixture(autouse=True, scope="session")
 def _one_thread():
     torch.set_num_threads(1)
@@ -29,6 +55,19 @@ def tiny() -> EncoderConfig:
 @pytest.fixture(scope="session")
 def tiny_pretrain() -> list[str]:
     return TINY_PRETRAIN
+
+
+@pytest.fixture(scope="session")
+def save_model():
+    """Writes a model's weights as the checkpoint of step 1 of a run."""
+    from jepa.checkpoint_writer import Writer
+    from jepa.pieces import whole
+
+    def save(run, model):
+        with Writer(run) as writer:
+            writer.save(1, {f"model/{name}": whole(value) for name, value in model.state_dict().items()}, {})
+
+    return save
 
 
 @pytest.fixture(scope="session")

@@ -75,24 +75,24 @@ def test_a_mistake_is_one_line(case, refused, tmp_path):
     assert message.replace("OUT", str(tmp_path)) in error
 
 
-def test_a_run_of_another_config_is_refused(refused, tmp_path, moving_square, tiny_pretrain):
+def test_a_run_of_another_config_is_refused(refused, tmp_path, moving_square, tiny_pretrain, save_model):
     given = ["pretrain", "debug", f"out={tmp_path}", f"data.shards={moving_square}", *tiny_pretrain]
     config = load_config(PretrainConfig, "pretrain", "debug", given[2:])
     checkpoint.claim_run(tmp_path, to_dict(config))
     model = torch.nn.Linear(2, 2)
-    checkpoint.save(tmp_path, 1, model, torch.optim.SGD(model.parameters()))
+    save_model(tmp_path, model)
     error = refused(*given, "encoder.width=48")
     assert error.count("\n") == 1 and "encoder.width: 32 there, 48 here" in error
 
 
-def test_a_checkpoint_of_another_shape_is_one_line(refused, tmp_path, moving_square):
+def test_a_checkpoint_of_another_shape_is_one_line(refused, tmp_path, moving_square, save_model):
     """The run says width 32, its checkpoint holds width 48."""
     small, large = (EncoderConfig(size=16, patch=4, width=w, depth=1, heads=2) for w in (24, 48))
     config = load_config(PretrainConfig, "pretrain", "debug", [f"out={tmp_path}"])
     checkpoint.claim_run(tmp_path, {**to_dict(config), "encoder": to_dict(small)})
     model = torch.nn.Module()
     model.target_encoder = build_encoder(large, seed=0)
-    checkpoint.save(tmp_path, 1, model, torch.optim.SGD(model.parameters()))
+    save_model(tmp_path, model)
     given = [f"out={tmp_path / 'world'}", f"encoder={tmp_path}", f"shards={moving_square}", f"heldout={moving_square}"]
     error = refused("posttrain", "debug", *given)
     assert error.startswith("jepa: checkpoint ") and error.count("\n") == 1

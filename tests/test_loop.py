@@ -10,8 +10,9 @@ from torch import nn
 
 from jepa.config import ConfigError
 from jepa.logs import read
+from jepa.loop import train
 from jepa.optim import OptimConfig
-from jepa.training import LoopConfig, make_accelerator, train
+from jepa.training import LoopConfig, make_accelerator
 from jepa.worlds.base import Sequence
 
 
@@ -37,13 +38,13 @@ def run(out, config, moments=None, model=None, scale=1.0, scaler=None):
     """Train a `Product` on a constant; the model and the log."""
     model = model or Product()
     ones = torch.full((2, 4), scale)
-    accelerator = make_accelerator(str(out), 1, config.precision)
+    accelerator = make_accelerator(str(out), replace(config, threads=1))
     accelerator.scaler = scaler
 
     def batches(done):
         return [Sequence(ones, ones, ones)] * (config.steps - done)
 
-    train("test", model, batches, dict, accelerator, config, out, moments)
+    train("test", model, batches, lambda step: {}, accelerator, config, out, moments=moments)
     return model, read(out / "log.jsonl")
 
 
@@ -62,7 +63,7 @@ def test_mistakes_are_one_line(tmp_path, monkeypatch):
         LoopConfig(accumulate=0)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(ConfigError, match="fp16 needs a GPU"):
-        make_accelerator(str(tmp_path), 1, "fp16")
+        make_accelerator(str(tmp_path), LoopConfig(precision="fp16"))
 
 
 @pytest.mark.parametrize(("precision", "product"), [("fp32", torch.float32), ("bf16", torch.bfloat16)])
@@ -94,8 +95,9 @@ def test_a_fresh_run_begins_with_the_moments_that_it_is_given_and_a_resumed_one_
     def given():
         parts = {"exp_avg": 100.0, "exp_avg_sq": 0.0}
         shapes = {"layer.weight": (4, 4), "layer.bias": (4,)}
-        full = {f"{name}/{key}": torch.full(shape, v) for name, shape in shapes.items() for key, v in parts.items()}
-        return full | {f"{name}/step": torch.tensor(1e6) for name in shapes}
+        full = {(name, key): torch.full(shape, v) for name, shape in shapes.items() for key, v in parts.items()}
+        full |= {(name, "step"): torch.tensor(1e6) for name in shapes}
+        return {f"optimizer/{name}/{key}": value for (name, key), value in full.items()}.get
 
     model = Product()
     before = model.layer.bias.detach().clone()

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from jepa import posttrain, pretrain
+from jepa import posttrain, pretrain, report_run
 from jepa.cli import app
 from jepa.config import load_config, to_dict
 from jepa.demo import DemoConfig, claim, stages
@@ -22,8 +22,9 @@ from jepa.probes.jobs import Measured
 from jepa.probes.kinds.base import score_sums
 from jepa.probes.metrics import METRICS
 from jepa.probes.run import ProbeConfig
-from jepa.report import _shown, write_report
-from jepa.report_files import NotRunError, last_third, stays_above_half
+from jepa.report import write_report
+from jepa.report_demo import shown
+from jepa.report_files import NotRunError, last_third, series, stays_above_half
 from jepa.report_pretrain import verdict
 
 PARTS = ("shards", "pretrain", "probe", "posttrain", "posttrain_random", "plan", "demo.json", "stages.json")
@@ -163,12 +164,73 @@ def test_a_missing_part_is_said_and_the_rest_stays(whole, tmp_path, missing, sec
     assert "known only of jepa demo" in re.sub(r"\s+", " ", section(run, "Summary"))
 
 
+def headings(run):
+    return re.findall(r"<h2 [^>]*>(.*?)</h2>", text_of(run))
+
+
 def test_a_lone_pretraining_run_is_reported(whole, tmp_path):
     run = tmp_path / "alone"
     shutil.copytree(whole / "pretrain", run)
     write_report(run)
+    parts = ["Summary", "Pre-training", "Speed", "Trouble", "Data", "Masks", "Features", "Settings"]
+    assert headings(run) == parts
     assert section(run, "Masks") == section(whole, "Masks")
-    assert "not run: there is no post-training" in section(run, "World model")
+    assert section(run, "Features") == section(whole, "Features")
+    summary = section(run, "Summary")
+    log = read(run / "log.jsonl")
+    assert f"{log[-1]['step']} of {log[-1]['step']} steps, done." in summary
+    assert f"RankMe {log[-1]['health/rankme']:.3g} (at first {log[0]['health/rankme']:.3g})" in summary
+    assert "the same encoder before training" in section(run, "Pre-training")
+    assert "&quot;spatial_scale&quot;" in text_of(run) or '"spatial_scale"' in text_of(run), "the whole config"
+
+
+def test_a_lone_posttraining_run_is_reported(whole, tmp_path):
+    run = tmp_path / "alone"
+    shutil.copytree(whole / "posttrain", run)
+    write_report(run)
+    parts = ["Summary", "Post-training", "World model", "Speed", "Trouble", "Data", "Energy landscape", "Settings"]
+    assert headings(run) == parts
+    end = read(run / "log.jsonl")[-1]
+    told = section(run, "World model").split()
+    assert f"{end['heldout/skill@1']:.3f}" in told and f"{end['heldout/shuffle@4']:.3f}" in told
+    assert "random-init" not in section(run, "World model") + section(run, "Energy landscape")
+    assert "Lowest minus true" in section(run, "Energy landscape")
+    assert "6 training videos" in section(run, "Data"), "those that its config names"
+
+
+def test_the_trouble_and_the_speed_of_a_run_are_told(whole, tmp_path):
+    shutil.copy(whole / "pretrain" / "config.json", tmp_path)
+    bad = {"loss": float("nan"), "grad_norm": float("nan"), "nonfinite": 1.0}
+    log = [{"step": s, "loss": 1 / s, "lr": 1e-3, "speed/step_s": 2.0, "speed/clips_s": 1000.0 + s} for s in (1, 2, 3)]
+    write_lines(tmp_path / "log.jsonl", [*log, {"step": 4, **bad}])
+    write_lines(tmp_path / "alarms.jsonl", [{"kind": "spike", "step": 3, "text": "the loss jumped to <7>"}])
+    lost = [{"step": s, "shard": "000001.tar", "key": f"clip_{s}", "reason": "no frames"} for s in (1, 2)]
+    write_lines(tmp_path / "skipped.jsonl", lost[1:])
+    write_lines(tmp_path / "skipped_rank1.jsonl", lost[:1])
+    (tmp_path / "status.json").write_text('{"state": "failed", "step": 4}')
+    parts = (report_run.summary, report_run.trouble, report_run.speed)
+    summary, trouble, speed = (" ".join(MARKUP.sub(" ", part(tmp_path)).split()) for part in parts)
+    assert "4 of 6 steps, failed." in summary and "0:00:06 of training" in summary
+    assert "1 alarm, 2 unreadable samples" in summary
+    assert "3 spike the loss jumped to &lt;7&gt;" in trouble and "1 step not finite" in trouble
+    assert "no frames 2" in trouble and trouble.index("clip_1") < trouble.index("clip_2")
+    assert "clips a second 1,002 1,001 1,003 1,003" in speed
+
+
+def test_a_run_that_has_only_begun_is_reported(whole, tmp_path):
+    shutil.copy(whole / "pretrain" / "config.json", tmp_path)
+    write_report(tmp_path)
+    assert "there is no log in" in section(tmp_path, "Summary")
+    for title in ("Pre-training", "Speed", "Trouble", "Features"):
+        assert "not run:" in section(tmp_path, title)
+
+
+def test_figures_that_are_not_finite_are_left_out():
+    assert series([{"step": 1, "a": 2.0}, {"step": 2, "a": float("nan")}, {"step": 3}], "a") == ([1], [2.0])
+
+
+def write_lines(path, records):
+    path.write_text("".join(json.dumps(record) + "\n" for record in records))
 
 
 def test_damaged_results_are_said(whole, tmp_path):
@@ -222,9 +284,9 @@ def test_provenance_names_the_preset_of_the_demo(whole, tmp_path):
 
 
 def test_shown_commands_are_those_of_the_demo(tmp_path):
-    shown = [_shown(c) for s in stages(tmp_path, DemoConfig(preset="debug")) for c in s.commands]
-    assert shown[0].startswith(f"jepa collect {tmp_path}/episodes/train --episodes=")
+    typed = [shown(c) for s in stages(tmp_path, DemoConfig(preset="debug")) for c in s.commands]
+    assert typed[0].startswith(f"jepa collect {tmp_path}/episodes/train --episodes=")
     verbs = {c.name or c.callback.__name__ for c in app.registered_commands}
-    for line in shown:
+    for line in typed:
         assert line.startswith("jepa ") or " -m jepa " in line
         assert re.search(r"\bjepa (\w+)", line).group(1) in verbs

@@ -84,6 +84,7 @@ def turned(data: bytes, degrees: int, mirror: bool = False) -> bytes:
     return data[:at] + matrix.astype(">i4").tobytes() + data[at + 36 :]
 
 
+@pytest.mark.fault("D8")
 @pytest.mark.parametrize("kind", [*GOOD_FOR_DECORD, *BAD_FOR_DECORD])
 def test_numbers_name_frames_as_they_are_shown(kind: str) -> None:
     data = film(**(GOOD_FOR_DECORD | BAD_FOR_DECORD)[kind])
@@ -113,6 +114,7 @@ def test_decord_by_itself(kind: str) -> None:
     assert np.array_equal(module._decord(data, IDS, 40), decode_pyav(data, IDS))
 
 
+@pytest.mark.fault("D8")
 @pytest.mark.parametrize("degrees", [90, 180, 270])
 def test_turned_videos_come_upright(degrees: int) -> None:
     data = film(**H264)

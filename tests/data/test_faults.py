@@ -71,6 +71,7 @@ def half_bad(copy: Path, make: SimpleNamespace) -> Manifest:
     return manifest
 
 
+@pytest.mark.fault("D1", "D2", "D3", "D4", "D5", "D6")
 def test_bad_videos_are_skipped_counted_and_replaced_in_the_same_way_everywhere(half_bad: Manifest) -> None:
     """D1 to D6."""
     ids, replaced = faults.expected(list(BAD), 12, **RUN)
@@ -93,6 +94,7 @@ def test_bad_videos_are_skipped_counted_and_replaced_in_the_same_way_everywhere(
     assert Counter(s for _, own in ranks for s in own.skipped) == Counter(loader.skipped)
 
 
+@pytest.mark.fault("D7")
 @pytest.mark.parametrize("workers", [0, 2])
 def test_all_bad_fails_soon_with_the_count(copy: Path, workers: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """D7: in a large batch too, only as many are tried as are needed to know."""
@@ -106,6 +108,7 @@ def test_all_bad_fails_soon_with_the_count(copy: Path, workers: int, monkeypatch
     assert sorted(tried) == ([] if workers else list(range(12)))
 
 
+@pytest.mark.fault("D7")
 def test_more_bad_samples_than_the_limit_fail_soon_with_the_count(half_bad: Manifest) -> None:
     """D7: none is counted away by those that stand in for it."""
     with faults.within(10), pytest.raises(DataError, match=r"^\d+ of the last 1\d\d samples .* \(limit 5%\)") as error:
@@ -113,6 +116,7 @@ def test_more_bad_samples_than_the_limit_fail_soon_with_the_count(half_bad: Mani
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.fault("D10")
 @pytest.mark.parametrize("name", ["shard-000000.tar", "shard-000002.tar"])
 @pytest.mark.parametrize("place", ["header", "payload", "edge"])
 def test_cut_shards_are_named_at_the_start(copy: Path, name: str, place: str) -> None:
@@ -129,6 +133,7 @@ def test_cut_shards_are_named_at_the_start(copy: Path, name: str, place: str) ->
         [Manifest.load(copy).read(e.id) for e in Manifest.load(copy) if e.shard == name]
 
 
+@pytest.mark.fault("D12")
 def test_missing_extra_and_exchanged_shards_are_named_at_the_start(copy: Path) -> None:
     """D12: a shard under the name of another one cannot have its samples."""
     first, second = copy / "shard-000000.tar", copy / "shard-000001.tar"
@@ -145,6 +150,7 @@ def test_missing_extra_and_exchanged_shards_are_named_at_the_start(copy: Path) -
         Manifest.load(copy).read(0)
 
 
+@pytest.mark.fault("D13")
 @pytest.mark.parametrize("workers", [0, 2])
 def test_few_samples_in_one_shard_are_enough_for_many_ranks(
     tmp_path: Path, make: SimpleNamespace, workers: int
@@ -163,6 +169,7 @@ def test_few_samples_in_one_shard_are_enough_for_many_ranks(
     assert faults.all_same(parts[-1], run(manifest, steps=5, rank=7, world=8)[0])
 
 
+@pytest.mark.fault("D14")
 def test_a_lost_shard_is_counted_and_read_again_when_it_is_back(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """D14. How often a read is tried again, and errors of the disk: test_store."""
     monkeypatch.setattr("jepa.data.retry.RETRY_SECONDS", (0.01, 0.01))
@@ -182,6 +189,7 @@ def test_a_lost_shard_is_counted_and_read_again_when_it_is_back(copy: Path, monk
     assert next(loader).sample_id.tolist() == whole[2] and len(loader.skipped) == len(replaced[1])
 
 
+@pytest.mark.fault("D14")
 @pytest.mark.parametrize("workers", [0, 2])
 def test_shards_that_stay_lost_stop_the_run(copy: Path, workers: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """D14."""

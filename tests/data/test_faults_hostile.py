@@ -53,6 +53,7 @@ def objects() -> bytes:
     return file.getvalue()
 
 
+@pytest.mark.fault("D16")
 def test_members_that_the_index_does_not_name_are_never_touched(
     copy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -81,6 +82,7 @@ def test_members_that_the_index_does_not_name_are_never_touched(
     assert sorted(p.name for p in tmp_path.iterdir()) == ["copy", "here"] and not list((tmp_path / "here").iterdir())
 
 
+@pytest.mark.fault("D16")
 @pytest.mark.parametrize(
     "part",
     [
@@ -135,6 +137,7 @@ CRAFTED: dict[str, tuple[str, Callable[[np.ndarray], None]]] = {
 }
 
 
+@pytest.mark.fault("D16")
 @pytest.mark.parametrize("case", CRAFTED)
 def test_crafted_rows_of_the_index_are_refused_and_counted(copy: Path, case: str) -> None:
     """D16: the run goes on without the sample."""
@@ -147,6 +150,7 @@ def test_crafted_rows_of_the_index_are_refused_and_counted(copy: Path, case: str
     assert (str(copy), "sample 3") in [skipped[:2] for skipped in loader.skipped]
 
 
+@pytest.mark.fault("D16")
 @pytest.mark.parametrize("name", INDEX_FILES)
 def test_crafted_files_of_the_index_are_refused(
     copy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
@@ -160,6 +164,7 @@ def test_crafted_files_of_the_index_are_refused(
     assert not (tmp_path / "ran").exists()
 
 
+@pytest.mark.fault("D16")
 @pytest.mark.parametrize("name", ["../../etc/passwd", "/etc/shadow.tar", "..", "a/b.tar", "http://localhost/x.tar", 5])
 def test_crafted_names_of_shards_are_refused(copy: Path, name: object) -> None:
     """D16: before anything of that name is opened."""
@@ -195,6 +200,7 @@ print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1024)
 """
 
 
+@pytest.mark.fault("D16")
 def test_sizes_that_are_made_up_take_no_memory(copy: Path, tmp_path: Path) -> None:
     """D16: a shard of 20 GB of nothing with a sample of 9 GB; a sample of 10⁶ members and a key of 10⁸ letters."""
     greedy = Path(shutil.copytree(copy, tmp_path / "greedy"))

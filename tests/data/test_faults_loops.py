@@ -33,6 +33,7 @@ def copy(shards: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(shards, tmp_path / "copy"))
 
 
+@pytest.mark.fault("D11")
 @pytest.mark.parametrize("seed", range(10))
 def test_flipped_bits_are_found_and_kill_nothing(copy: Path, seed: int) -> None:
     """D11: ten flips a seed, each anywhere in a shard or the index; whoever does not verify meets no other error."""
@@ -53,6 +54,7 @@ def test_flipped_bits_are_found_and_kill_nothing(copy: Path, seed: int) -> None:
     assert not list(verify(str(copy)))
 
 
+@pytest.mark.fault("D11")
 @pytest.mark.parametrize("name", INDEX_FILES)
 def test_every_bit_of_the_headers_of_the_index(copy: Path, name: str) -> None:
     """D11: what they say is Python's syntax, and numpy reads it as such."""
@@ -94,6 +96,7 @@ def test_a_pack_killed_at_any_moment_goes_on_to_the_same_bytes(collected: Path, 
         pytest.skip("it was done before it was killed")
 
 
+@pytest.mark.fault("D15")
 @pytest.mark.parametrize("seed", range(20))
 def test_workers_killed_at_any_moment_change_nothing(manifest: Manifest, seed: int) -> None:
     """D15: while they start, read, hand over, or wait."""
@@ -121,6 +124,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory, make: SimpleNamespace) -> 
     return [str(root / f"out{number}") for number in range(5)]
 
 
+@pytest.mark.fault("R5")
 @pytest.mark.parametrize("case", range(100))
 def test_any_world_workers_and_resume_give_the_same_batches_in_the_same_order(folders: list[str], case: int) -> None:
     """R5, for random data sets, weights, lengths, rates, world sizes, numbers of workers and steps."""
@@ -145,6 +149,7 @@ def test_any_world_workers_and_resume_give_the_same_batches_in_the_same_order(fo
         assert {own[step].step for own in ranks} == {batch.step}
 
 
+@pytest.mark.fault("D1", "D2", "D3", "D4", "D5", "D6")
 @pytest.mark.parametrize("seed", range(25))
 def test_damaged_videos_of_every_kind_are_read_or_skipped(
     tmp_path: Path, make: SimpleNamespace, copy: Path, seed: int

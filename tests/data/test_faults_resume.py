@@ -1,6 +1,7 @@
 """Resume: what follows is what would have followed, at no cost, for another world and other workers too."""
 
 import runpy
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -26,6 +27,7 @@ def run(manifest: Manifest, config: DataConfig = CONFIG, **more: int) -> list[Cl
     return list(clips([manifest], config, **{"batch_size": 8, "seed": 5, **more}))
 
 
+@pytest.mark.fault("R4")
 def test_resume_reads_nothing_of_what_came_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """R4: from opening a million samples to the first batch, far into the run."""
     build = runpy.run_path(str(Path(__file__).parents[2] / "benchmarks" / "index_scale.py"))["build"]
@@ -45,6 +47,7 @@ def test_resume_reads_nothing_of_what_came_before(tmp_path: Path, monkeypatch: p
     assert len(decoded) == 8
 
 
+@pytest.mark.fault("R5")
 @pytest.mark.filterwarnings("ignore:This DataLoader will create")
 @pytest.mark.parametrize(("world", "workers"), [(1, 1), (2, 0), (2, 3), (4, 1)])
 def test_a_run_goes_on_with_another_world_and_other_workers(manifest: Manifest, world: int, workers: int) -> None:
@@ -58,18 +61,19 @@ def test_a_run_goes_on_with_another_world_and_other_workers(manifest: Manifest, 
         assert {own[step].step for own in ranks} == {batch.step}
 
 
-def test_a_run_does_not_go_on_with_another_batch_size(tmp_path: Path) -> None:
+@pytest.mark.fault("R6")
+def test_a_run_does_not_go_on_with_another_batch_size(tmp_path: Path, save_model: Callable[..., None]) -> None:
     """R6: it would repeat and leave out samples; any other setting of a run is refused likewise (test_pretrain)."""
-    from jepa.checkpoint import CheckpointError, claim_run, save
+    from jepa.checkpoint import CheckpointError, claim_run
 
-    model = torch.nn.Linear(2, 2)
     claim_run(tmp_path / "run", {"batch_size": 8, "seed": 5})
-    save(tmp_path / "run", 1, model, torch.optim.SGD(model.parameters()))
+    save_model(tmp_path / "run", torch.nn.Linear(2, 2))
     with pytest.raises(CheckpointError, match="batch_size: 8 there, 4 here"):
         claim_run(tmp_path / "run", {"batch_size": 4, "seed": 5})
     assert order(Mixture((12,), 8, 5), 2, 0) != order(Mixture((12,), 4, 5), 2, 0)  # which is why
 
 
+@pytest.mark.fault("R7")
 def test_augmentation_and_masks_belong_to_seed_epoch_and_sample(manifest: Manifest) -> None:
     """R7: whatever the batch size, whatever was drawn before; the size of blocks belongs to the step as well."""
     from jepa.masks.multiblock import Config, build

@@ -78,6 +78,7 @@ def run(manifest: Manifest, config: DataConfig) -> tuple[list[Clip], list[Skippe
     return list(loader), loader.skipped
 
 
+@pytest.mark.fault("D9", "D15")
 @pytest.mark.parametrize(
     ("act", "reason"),
     [
@@ -99,6 +100,7 @@ def test_a_sample_that_workers_hang_at_or_die_of_is_skipped(
     assert skipped == [s._replace(reason=reason) for s in ledger]
 
 
+@pytest.mark.fault("D9")
 def test_workers_do_not_wait_for_their_parents_watchdog(manifest: Manifest) -> None:
     """D9: a lock of faulthandler's is taken in a fork of a process that uses it, and nobody there lets it go."""
     faulthandler.dump_traceback_later(1000)
@@ -108,6 +110,7 @@ def test_workers_do_not_wait_for_their_parents_watchdog(manifest: Manifest) -> N
         faulthandler.cancel_dump_traceback_later()
 
 
+@pytest.mark.fault("D15")
 def test_killed_workers_change_nothing(manifest: Manifest) -> None:
     """D15: one of them, then all of them."""
     expected, _ = run(manifest, replace(CONFIG, workers=0))
@@ -121,6 +124,7 @@ def test_killed_workers_change_nothing(manifest: Manifest) -> None:
     assert faults.all_same(batches, expected) and not loader.skipped
 
 
+@pytest.mark.fault("D15")
 @pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="needs Linux")
 def test_a_worker_killed_while_its_batches_wait_changes_nothing(manifest: Manifest) -> None:
     """D15: half of a message in the pipe would be waited for without end, so messages are too short to be halved.
@@ -140,6 +144,7 @@ def test_a_worker_killed_while_its_batches_wait_changes_nothing(manifest: Manife
     assert faults.all_same(batches, expected)
 
 
+@pytest.mark.fault("D15")
 def test_only_the_dead_are_blamed(manifest: Manifest) -> None:
     """D15: not what other workers read at the time."""
     slots = Slots([manifest], CONFIG, 4, 0)
@@ -150,6 +155,7 @@ def test_only_the_dead_are_blamed(manifest: Manifest) -> None:
     assert set(slots.unreadable) == {3} and slots.deaths == {3: 2}
 
 
+@pytest.mark.fault("D15")
 @pytest.mark.parametrize("error", [ZeroDivisionError, OSError, RuntimeError, MemoryError])
 def test_what_a_worker_raises_ends_the_run_with_its_traceback(
     manifest: Manifest, at_victim: Callable[..., None], error: type[Exception]
@@ -166,6 +172,7 @@ def test_what_a_worker_raises_ends_the_run_with_its_traceback(
         run(manifest, replace(CONFIG, workers=0))
 
 
+@pytest.mark.fault("D15")
 def test_workers_that_always_die_end_the_run(manifest: Manifest, monkeypatch: pytest.MonkeyPatch) -> None:
     """D15: as where there is not enough memory for one."""
     monkeypatch.setattr(slots_file, "decode", lambda *_, **__: die())
@@ -174,6 +181,7 @@ def test_workers_that_always_die_end_the_run(manifest: Manifest, monkeypatch: py
         run(manifest, CONFIG)
 
 
+@pytest.mark.fault("D9", "D15")
 @pytest.mark.parametrize("act", [sleep, die])
 def test_a_recording_that_its_process_hangs_at_or_dies_of_is_rejected(
     tmp_path: Path, make: SimpleNamespace, monkeypatch: pytest.MonkeyPatch, act: Callable[[], None]
@@ -206,6 +214,7 @@ list(in_order(work, range(1000), 3, print))
 """
 
 
+@pytest.mark.fault("D15")
 def test_processes_end_with_a_killed_parent() -> None:
     """D15 in a pack: else a killed one would leave them behind for ever."""
     with subprocess.Popen([sys.executable, "-c", PARENT], stdout=subprocess.PIPE) as parent:

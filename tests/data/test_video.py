@@ -75,6 +75,7 @@ def huge_jpeg(width: int, height: int) -> bytes:
     return data[:at] + struct.pack(">2H", height, width) + data[at + 4 :]
 
 
+@pytest.mark.fault("D8")
 @pytest.mark.parametrize("container", ["mp4", "matroska"])
 def test_a_varying_rate_is_told_by_times(container: str) -> None:
     info = inspect(film(UNEVEN, container))
@@ -91,6 +92,7 @@ def test_frames_may_be_half_a_period_late(late: int) -> None:
     assert info.fps == pytest.approx(10, rel=0.01)
 
 
+@pytest.mark.fault("D8")
 def test_a_constant_rate_may_be_rounded_or_undeclared() -> None:
     times = [round(1001 * i / 30) for i in range(60)]  # NTSC in milliseconds
     data = film(times, "matroska")
@@ -101,6 +103,7 @@ def test_a_constant_rate_may_be_rounded_or_undeclared() -> None:
     assert info.times is None and info.fps == pytest.approx(30 / 1.001, abs=0.05)
 
 
+@pytest.mark.fault("D8")
 def test_sizes_are_as_shown() -> None:
     info = inspect(turned_clockwise(film([0, 100, 200])))
     assert (info.width, info.height, info.rotation) == (48, 64, 90)
@@ -110,6 +113,7 @@ def test_sizes_are_as_shown() -> None:
     assert (deep.frames, deep.width, deep.height) == (1, 64, 48)
 
 
+@pytest.mark.fault("D8")
 @pytest.mark.parametrize("container", ["mp4", "matroska", "avi", "mpegts"])
 @pytest.mark.parametrize("frames", [1, 2, 30])
 def test_frames_are_counted_in_every_container(container: str, frames: int, make: SimpleNamespace) -> None:

@@ -29,10 +29,10 @@ class Pretrained(nn.Module):
 
 
 @pytest.fixture
-def encoder_run(tiny, tmp_path):
+def encoder_run(tiny, tmp_path, save_model):
     model = Pretrained(tiny)
     checkpoint.claim_run(tmp_path / "pretrain", {"encoder": to_dict(tiny)})
-    checkpoint.save(tmp_path / "pretrain", 1, model, torch.optim.AdamW(model.parameters()))
+    save_model(tmp_path / "pretrain", model)
     return tmp_path / "pretrain"
 
 
