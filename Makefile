@@ -15,7 +15,7 @@ OPENGL_PACKAGES := libegl1 libgl1-mesa-dri
 
 # The public boundary: what other code is written against.
 TYPED := \
-	jepa.checkpoint jepa.checkpoint_format jepa.checkpoint_writer jepa.config jepa.engines.base jepa.loop jepa.optim jepa.pieces jepa.runs jepa.training jepa.models.encoder \
+	jepa.checkpoint jepa.checkpoint_format jepa.checkpoint_writer jepa.config jepa.engines.base jepa.interop.load jepa.interop.model jepa.interop.save jepa.loop jepa.optim jepa.pieces jepa.runs jepa.training jepa.models.encoder \
 	jepa.masks.base jepa.objectives.base jepa.worlds.base jepa.data.sources.base \
 	jepa.data.clip jepa.data.config jepa.data.errors jepa.data.index jepa.data.loader jepa.data.merge jepa.data.order \
 	jepa.data.pack jepa.data.sampling jepa.data.store \

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from jepa import cli_data, cli_run
+from jepa import cli_data, cli_features, cli_interop, cli_run
 
 app = typer.Typer(
     name="jepa",
@@ -20,6 +20,9 @@ app = typer.Typer(
 app.command()(cli_data.pack)
 app.add_typer(cli_data.app)
 app.command()(cli_run.export)
+app.command()(cli_interop.convert)
+app.command()(cli_features.features)
+app.command()(cli_features.deploy)
 
 Preset = Annotated[str, typer.Argument(help="Preset name (configs/<verb>/NAME.yaml) or path of a YAML file.")]
 Overrides = Annotated[list[str] | None, typer.Argument(help="key.sub=value …, applied last.", show_default=False)]

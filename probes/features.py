@@ -9,16 +9,23 @@ from torch import Tensor
 
 from jepa.data.transforms import normalize
 from jepa.models.encoder import Encoder, build_encoder
+from jepa.models.image_encoder import ImageEncoder, build_image_encoder
 from jepa.probes.clips import digest
 from jepa.runs import encoder_sha256, load_encoder, read_cache, write_cache
 
-MAKERS = ("pretrained", "random_init", "pixels")
+IMAGE = "image"  # the row that is there where one is asked for
+MAKERS = ("pretrained", IMAGE, "random_init", "pixels")
 THUMBNAIL = 16  # pixels a side of the raw-pixel baseline
 BATCH = 8  # clips a forward pass: few enough for a CPU's cache
 
 
-def make_encoder(maker: str, run: str, seed: int) -> Encoder:
-    """The target encoder of a pre-training run, or the same architecture at random init (`seed`), frozen."""
+def make_encoder(maker: str, run: str, seed: int, image: tuple[str, str] = ("", "hub")) -> Encoder | ImageEncoder:
+    """The target encoder of a pre-training run, or the same architecture at random init (`seed`), frozen.
+
+    The maker `IMAGE` is an image ViT of timm instead: `image` is its name and weights, as `build_image_encoder` takes.
+    """
+    if maker == IMAGE:
+        return build_image_encoder(*image, seed)
     encoder = load_encoder(run, "target")
     if maker == "random_init":
         encoder = build_encoder(encoder.config, seed)
@@ -26,14 +33,14 @@ def make_encoder(maker: str, run: str, seed: int) -> Encoder:
 
 
 @torch.no_grad()
-def encode(encoder: Encoder, frames: Tensor) -> Tensor:
+def encode(encoder: Encoder | ImageEncoder, frames: Tensor) -> Tensor:
     """uint8 frames (B, T, 3, h, w) -> float32 tokens (B, K, D), K = t·N, on the CPU; computed on a GPU if any."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
     encoder = encoder.to(device)
     return torch.cat([encoder(normalize(x.to(device))).float().cpu() for x in frames.split(BATCH)])
 
 
-def cached_tokens(cache: Path, encoder: Encoder, clips_file: Path, frames: Tensor, part: str) -> Tensor:
+def cached_tokens(cache: Path, encoder: Encoder | ImageEncoder, clips_file: Path, frames: Tensor, part: str) -> Tensor:
     """`encode`, unless its result is in the folder `cache` already.
 
     `frames` (B, T, 3, h, w) must be determined by the clips file, whose name stands for data, clip spec and seed,

@@ -34,6 +34,7 @@ class Job:
     tasks: tuple[str, ...]
     kinds: dict[str, Any]  # configs of the probes, by file name
     cache: Path
+    image: tuple[str, str] = ("", "hub")  # name and weights of the row `features.IMAGE`
 
 
 @dataclass(frozen=True)
@@ -130,7 +131,7 @@ def _side(job: Job, path: Path) -> Side:
     clips = load_clips(path)
     if job.maker == CHANCE:
         return Side(clips, {})
-    encoder = features.make_encoder(job.maker, job.encoder, job.seed)
+    encoder = features.make_encoder(job.maker, job.encoder, job.seed, job.image)
 
     def tokens_of(frames: Tensor, part: str) -> Tensor:
         if job.maker == "pixels":

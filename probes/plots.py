@@ -3,8 +3,8 @@
 from pathlib import Path
 from typing import Any
 
-COLOURS = {"pretrained": "#2a6f97", "random_init": "#c98b3c", "pixels": "#9aa5ab"}
-LABELS = {"pretrained": "pre-trained", "random_init": "random init", "pixels": "pixels"}
+COLOURS = {"pretrained": "#2a6f97", "random_init": "#c98b3c", "pixels": "#9aa5ab", "image": "#4f8f5b"}
+LABELS = {"pretrained": "pre-trained", "random_init": "random init", "pixels": "pixels", "image": "image ViT"}
 
 
 def draw(result: dict[str, Any], out: Path) -> list[Path]:
@@ -19,10 +19,19 @@ def draw(result: dict[str, Any], out: Path) -> list[Path]:
         figure = Figure(figsize=(1.8 + 1.5 * len(probes), 3.4), layout="constrained")
         FigureCanvasAgg(figure)
         axes = figure.add_subplot()
-        for i, (maker, colour) in enumerate(COLOURS.items()):
+        makers = [maker for maker in COLOURS if any(r["row"] == maker for r in rows)]
+        wide = 0.81 / len(makers)
+        for i, maker in enumerate(makers):
             for x, probe in enumerate(probes):
                 row = next(r for r in rows if r["row"] == maker and (r["probe"], r["view"]) == probe)
-                _bar(axes, x + 0.27 * (i - 1), row, colour, LABELS[maker] if x == 0 else None)
+                _bar(
+                    axes,
+                    x + wide * (i - (len(makers) - 1) / 2),
+                    0.93 * wide,
+                    row,
+                    COLOURS[maker],
+                    LABELS[maker] if x == 0 else None,
+                )
         chance = next(r["mean"] for r in rows if r["row"] == "chance")
         if chance is not None:
             axes.axhline(chance, color="black", linewidth=1, linestyle=":", label="chance")
@@ -36,11 +45,11 @@ def draw(result: dict[str, Any], out: Path) -> list[Path]:
     return paths
 
 
-def _bar(axes: Any, x: float, row: dict[str, Any], colour: str, label: str | None) -> None:
+def _bar(axes: Any, x: float, width: float, row: dict[str, Any], colour: str, label: str | None) -> None:
     values = [v for v in row["values"] if v is not None]
     if not values:
         return
     low, high = row["t95"]
     interval = None if low is None else [[row["mean"] - low], [high - row["mean"]]]
-    axes.bar(x, row["mean"], 0.25, color=colour, label=label, yerr=interval, capsize=3)
+    axes.bar(x, row["mean"], width, color=colour, label=label, yerr=interval, capsize=3)
     axes.scatter([x] * len(values), values, s=8, color="black", zorder=3)

@@ -7,7 +7,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from jepa.probes.features import MAKERS
+from jepa.probes.features import IMAGE, MAKERS
 from jepa.probes.jobs import CHANCE, Measured
 from jepa.probes.metrics import bootstrap_difference, t_interval
 from jepa.probes.tasks import TASKS
@@ -100,12 +100,15 @@ def show(result: dict[str, Any], console: Console) -> None:
         metric = chance["metric"].replace("_", " ")
         title = f"[bold]{chance['title']}[/] ({metric}; chance {_show(chance['mean'])})"
         table = Table(title=title, title_justify="left", title_style="", box=None, padding=(0, 1, 0, 0))
-        for name, width in (("", 18), ("pixels", 7), ("random init", 12), ("pretrained", 11)):
+        seen = {row for *_, row in rows}
+        widths = {"pixels": 7, CONTROL: 12, IMAGE: 7, OURS: 11}
+        makers = {maker: width for maker, width in widths.items() if maker in seen}
+        for name, width in (("", 18), *((m.replace("_", " "), width) for m, width in makers.items())):
             table.add_column(name, width=width, justify="right" if name else "left")
         table.add_column("pretrained − random", width=24)
         table.add_column("", width=7)
         for c in (c for c in result["comparisons"] if c["task"] == task):
-            cells = [_show(rows[task, c["probe"], c["view"], m]["mean"]) for m in ("pixels", CONTROL, OURS)]
+            cells = [_show(rows[task, c["probe"], c["view"], m]["mean"]) for m in makers]
             low, high = c["bootstrap95"]
             change = f"{_show(c['difference'], '+')} \\[{_show(low, '+')}, {_show(high, '+')}]"
             table.add_row(f"{c['probe']} {c['view']}", *cells, change, VERDICTS[c["verdict"]])

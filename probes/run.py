@@ -15,7 +15,7 @@ from jepa.config import plugin, to_dict
 from jepa.logs import progress_bar
 from jepa.probes import plots, report
 from jepa.probes.clips import ClipSpec, make_clips, open_split
-from jepa.probes.features import MAKERS
+from jepa.probes.features import IMAGE, MAKERS
 from jepa.probes.jobs import CHANCE, SIDES, Job, run_jobs
 from jepa.probes.tasks import applicable, without_labels
 from jepa.runs import encoder_config
@@ -25,12 +25,15 @@ from jepa.runs import encoder_config
 class ProbeConfig:
     """A probe run. `encoder` is the folder of a pre-training run; `out` gets the results.
 
-    Without `shards_test` a fifth of the train episodes is the test set. `fps` 0 takes every frame, `size` 0 is
-    the encoder's own. A probe seed draws the clips, the heads, the minibatches, the coin of the arrow of time
-    and the random encoder. Every row has the same clips and budget.
+    `image_encoder` is the name of an image ViT of timm, one more row; its `weights` are a .safetensors file, `hub` or
+    `random`. Without `shards_test` a fifth of the train episodes is the test set. `fps` 0 takes every frame,
+    `size` 0 is the encoder's own. A probe seed draws the clips, the heads, the minibatches, the coin of the arrow
+    of time and the random encoder. Every row has the same clips and budget.
     """
 
     encoder: str = MISSING
+    image_encoder: str = ""
+    weights: str = "hub"
     shards_train: str = MISSING
     shards_test: str = ""
     out: str = MISSING
@@ -62,6 +65,7 @@ def run(config: ProbeConfig) -> dict[str, Any]:
     split = dict(zip(SIDES, open_split(config.shards_train, config.shards_test, config.seed), strict=True))
     tasks, not_run = applicable(config.tasks, split["train"], split["test"])
     seeds = range(config.seed, config.seed + config.seeds)
+    image = (config.image_encoder, config.weights)
     kinds = {name: getattr(config, name) for name in ("attentive", "linear", "knn", "regression")}
 
     console = Console()
@@ -73,8 +77,9 @@ def run(config: ProbeConfig) -> dict[str, Any]:
             clips[side] = make_clips(cache, split[side], spec, seeds, partial(_completed, bar, line))
         tasks, few = without_labels(tasks, [clips[side][seed] for side in SIDES for seed in seeds])
         jobs = [
-            Job(m, s, config.encoder, {d: clips[d][s] for d in SIDES}, tuple(tasks), kinds, cache)
+            Job(m, s, config.encoder, {d: clips[d][s] for d in SIDES}, tuple(tasks), kinds, cache, image)
             for m in (*reversed(MAKERS), CHANCE)  # the slow ones first
+            if m != IMAGE or config.image_encoder
             for s in seeds
         ]
         line = bar.add_task("encode and probe", total=len(jobs), figures="")

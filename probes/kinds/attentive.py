@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from jepa.models.pooler import AttentiveClassifier, build_classifier
 from jepa.probes.kinds.base import (
     Features,
     Probe,
@@ -18,7 +19,6 @@ from jepa.probes.kinds.base import (
     split_episodes,
 )
 from jepa.probes.metrics import balanced_accuracy
-from jepa.probes.pooler import AttentiveClassifier, build_classifier
 
 
 @dataclass(frozen=True)

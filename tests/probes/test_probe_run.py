@@ -61,6 +61,14 @@ def test_every_row_is_measured_and_written(encoder_run, moving_square, tmp_path)
     assert ours != control
 
 
+def test_an_image_encoder_is_a_row_beside_the_others(encoder_run, moving_square, tmp_path, capsys):
+    image = ["image_encoder=vit_tiny_patch16_224", "weights=random", "tasks=[gripper]", "seeds=1"]
+    result = run(config_of(encoder_run, moving_square, tmp_path / "out", *image))
+    rows = {(r["view"], r["row"]): r["mean"] for r in result["rows"]}
+    assert len({rows["pooled", m] for m in ("image", "pretrained", "random_init", "pixels")}) == 4
+    assert " image " in capsys.readouterr().out
+
+
 def test_a_second_run_encodes_nothing_and_finds_the_same(encoder_run, moving_square, tmp_path, monkeypatch):
     first = run(config_of(encoder_run, moving_square, tmp_path / "out", "tasks=[arrow]"))
     monkeypatch.setattr(jobs.features, "encode", None)

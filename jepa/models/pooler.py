@@ -1,6 +1,7 @@
-"""The attentive classifier: a learned query pools tokens, a linear layer reads it (V-JEPA 2, arXiv 2506.09985)."""
+"""The attentive classifiers: learned queries pool tokens, linear layers read them (V-JEPA 2, arXiv 2506.09985)."""
 
 import math
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
@@ -8,6 +9,11 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from jepa.models.layers import Mlp
+
+EPS = 1e-5
+"""Of the LayerNorms of the reference's probes; transformers gives them the encoder's 1e-6."""
+
+ANTICIPATION_HEADS = ("verb_classifier", "noun_classifier", "action_classifier")
 
 
 class SelfAttention(nn.Module):
@@ -27,9 +33,9 @@ class SelfAttention(nn.Module):
 class SelfBlock(nn.Module):
     """Pre-norm self-attention and MLP."""
 
-    def __init__(self, width: int, heads: int) -> None:
+    def __init__(self, width: int, heads: int, eps: float = EPS) -> None:
         super().__init__()
-        self.norm1, self.norm2 = nn.LayerNorm(width), nn.LayerNorm(width)
+        self.norm1, self.norm2 = nn.LayerNorm(width, eps), nn.LayerNorm(width, eps)
         self.attn = SelfAttention(width, heads)
         self.mlp = Mlp(width, 4 * width)
 
@@ -55,10 +61,10 @@ class CrossBlock(nn.Module):
     instead of 2·D. Biases of key and norm add the same to every token's logit and drop out of the softmax.
     """
 
-    def __init__(self, width: int, heads: int) -> None:
+    def __init__(self, width: int, heads: int, eps: float = EPS) -> None:
         super().__init__()
         self.heads = heads
-        self.norm1, self.norm2 = nn.LayerNorm(width), nn.LayerNorm(width)
+        self.norm1, self.norm2 = nn.LayerNorm(width, eps), nn.LayerNorm(width, eps)
         self.xattn = CrossAttention(width)
         self.mlp = Mlp(width, 4 * width)
 
@@ -80,13 +86,15 @@ class CrossBlock(nn.Module):
 
 
 class AttentivePooler(nn.Module):
-    """Tokens (B, K, D) -> one learned summary (B, Q, D)."""
+    """Tokens (B, K, D) -> learned summaries (B, Q, D). Raises ValueError where `heads` do not divide the width."""
 
-    def __init__(self, width: int, depth: int, heads: int, queries: int = 1) -> None:
+    def __init__(self, width: int, depth: int, heads: int, queries: int = 1, eps: float = EPS) -> None:
         super().__init__()
+        if depth < 1 or width % heads:
+            raise ValueError(f"attentive probe: depth {depth} must be >= 1, heads {heads} divide width {width}")
         self.query_tokens = nn.Parameter(torch.zeros(1, queries, width))
-        self.blocks = nn.ModuleList(SelfBlock(width, heads) for _ in range(depth - 1))
-        self.cross_attention_block = CrossBlock(width, heads)
+        self.blocks = nn.ModuleList(SelfBlock(width, heads, eps) for _ in range(depth - 1))
+        self.cross_attention_block = CrossBlock(width, heads, eps)
 
     def forward(self, x: Tensor) -> Tensor:
         for block in self.blocks:
@@ -97,11 +105,9 @@ class AttentivePooler(nn.Module):
 class AttentiveClassifier(nn.Module):
     """Tokens (B, K, D) -> logits (B, C). Parameter names are those of the released probes."""
 
-    def __init__(self, width: int, classes: int, depth: int, heads: int) -> None:
+    def __init__(self, width: int, classes: int, depth: int, heads: int, eps: float = EPS) -> None:
         super().__init__()
-        if depth < 1 or width % heads:
-            raise ValueError(f"attentive probe: depth {depth} must be >= 1, heads {heads} divide width {width}")
-        self.pooler = AttentivePooler(width, depth, heads)
+        self.pooler = AttentivePooler(width, depth, heads, eps=eps)
         self.linear = nn.Linear(width, classes)
 
     @torch.no_grad()
@@ -122,6 +128,20 @@ class AttentiveClassifier(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.linear(self.pooler(x)[:, 0])
+
+
+class AnticipationClassifier(nn.Module):
+    """Tokens (B, K, D) -> logits (B, C) of verb, noun and action, each from a query of its own (EPIC-Kitchens-100)."""
+
+    def __init__(self, width: int, classes: Sequence[int], depth: int, heads: int, eps: float = EPS) -> None:
+        super().__init__()
+        self.pooler = AttentivePooler(width, depth, heads, len(ANTICIPATION_HEADS), eps)
+        for name, count in zip(ANTICIPATION_HEADS, classes, strict=True):
+            self.add_module(name, nn.Linear(width, count))
+
+    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+        pooled = self.pooler(x)  # (B, 3, D)
+        return tuple(self.get_submodule(name)(pooled[:, i]) for i, name in enumerate(ANTICIPATION_HEADS))
 
 
 def build_classifier(

@@ -6,7 +6,13 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from jepa.probes.pooler import AttentiveClassifier, CrossBlock, build_classifier
+from jepa.models.pooler import (
+    ANTICIPATION_HEADS,
+    AnticipationClassifier,
+    AttentiveClassifier,
+    CrossBlock,
+    build_classifier,
+)
 
 
 @pytest.mark.parametrize(("width", "millions"), [(1024, 49.5), (1408, 93.5)])
@@ -66,3 +72,31 @@ def test_initialisation_is_the_generators_alone():
 def test_heads_that_do_not_divide_the_width_are_refused():
     with pytest.raises(ValueError, match="divide width 30"):
         build_classifier(30, 3, 1, 4, torch.Generator())
+
+
+def test_eps_reaches_every_norm():
+    for eps in (1e-5, 1e-6):
+        model = AttentiveClassifier(32, 3, 3, 4, eps)
+        assert {m.eps for m in model.modules() if isinstance(m, torch.nn.LayerNorm)} == {eps}
+    x = 1e-3 * torch.randn(2, 5, 32, generator=torch.Generator().manual_seed(0))
+    model = build_classifier(32, 3, 2, 4, torch.Generator().manual_seed(0))
+    before = model(x)
+    for part in model.modules():
+        if isinstance(part, torch.nn.LayerNorm):
+            part.eps = 1e-3
+    assert not torch.allclose(model(x), before, atol=1e-5)
+
+
+def test_each_of_three_heads_reads_its_own_query():
+    model = AnticipationClassifier(32, (3, 4, 5), 2, 4)
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for p in model.parameters():
+            p.copy_(torch.randn(p.shape, generator=generator) * 0.3)
+    x = torch.randn(2, 7, 32, generator=generator)
+    before = model(x)
+    assert [tuple(logits.shape) for logits in before] == [(2, 3), (2, 4), (2, 5)]
+    assert [model.get_submodule(name).out_features for name in ANTICIPATION_HEADS] == [3, 4, 5]
+    with torch.no_grad():
+        model.pooler.query_tokens[:, 1] += 1
+    assert [torch.equal(a, b) for a, b in zip(before, model(x), strict=True)] == [True, False, True]
