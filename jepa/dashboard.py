@@ -65,7 +65,7 @@ def panel(
         parts.append(Text(fast))
     parts.append(Text(f"checkpoint of step {checkpoint:,}" if checkpoint is not None else "no checkpoint yet"))
     parts += _alarms(alarms)
-    title = Text.assemble((f" {name} ", "bold"), (f"{state} ", STATES.get(state, "")))
+    title = Text.assemble((f" {state} ", STATES.get(state, "")), (f"{name} ", "bold"))  # a long name is cut at its end
     if state == "running" and silent > QUIET:
         parts.append(Text(f"no new step for {duration(silent)}", style="yellow"))
     return Panel(Group(*parts), title=title, title_align="left", border_style="dim", padding=(0, 1))

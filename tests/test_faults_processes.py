@@ -97,8 +97,15 @@ def newest(out):
 
 
 @pytest.mark.fault("S1")
-def test_a_signal_to_one_rank_of_two_stops_both_at_one_step_with_a_checkpoint_of_it(tmp_path, start):
-    for rank, number in ((1, signal.SIGTERM), (0, signal.SIGUSR1)):
+@pytest.mark.parametrize(
+    "signals",
+    [
+        [(1, signal.SIGTERM)],
+        pytest.param([(0, signal.SIGUSR1), (1, signal.SIGUSR1)], marks=pytest.mark.slow),
+    ],
+)
+def test_a_signal_to_one_rank_of_two_stops_both_at_one_step_with_a_checkpoint_of_it(tmp_path, start, signals):
+    for rank, number in signals:
         before = max(steps_of(tmp_path), default=0)
         process = start(tmp_path)
         wait_for(lambda before=before: max(steps_of(tmp_path), default=0) > before + 5, process)
