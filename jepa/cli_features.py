@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
-    from jepa.models.ac_predictor import ACPredictor
     from jepa.models.encoder import Encoder
     from jepa.models.image_encoder import ImageEncoder
 
@@ -34,13 +33,14 @@ def features(
 
     from jepa.config import ConfigError
     from jepa.features import Sliding, extract
+    from jepa.interop.encoders import load_encoder
     from jepa.logs import console, progress_bar
     from jepa.pca_film import write_pca_film
 
     if pca and (len(videos) > 1 or pca.suffix != ".mp4"):
         raise ConfigError(f"--pca {pca}: must end with .mp4, and takes one video")
     sliding = Sliding(window, stride or window, fps)
-    model = _on(device, _loaded(encoder, weights)[0])
+    model = _on(device, load_encoder(encoder, weights)[0])
     with progress_bar() as bar:
         task = bar.add_task("features", total=len(videos), figures="")
         order = {video: i for i, video in enumerate(videos)}
@@ -72,30 +72,17 @@ def deploy(
     """Export an encoder, or a world model with its encoder, and compare the files with the model."""
     from jepa.deploy import deploy as run
     from jepa.deploy import encoder_part, world_parts
+    from jepa.interop.encoders import load_encoder
     from jepa.logs import console
     from jepa.runs import load_world
 
     if (Path(checkpoint) / "encoder.safetensors").is_file():  # a post-training run
         parts = world_parts(*load_world(checkpoint), frames or 1)
     else:
-        encoder, world = _loaded(checkpoint, weights)
+        encoder, world = load_encoder(checkpoint, weights)
         parts = world_parts(encoder, world, frames or 1) if world else [encoder_part(encoder, frames or 16)]
     for name, part in run(parts, out, kind, batch, checkpoint)["parts"].items():
         console.print(f"{name}: {out / part['file']}, within {part['difference']:.1e} of the model", soft_wrap=True)
-
-
-def _loaded(name: str, weights: str) -> "tuple[Encoder | ImageEncoder, ACPredictor | None]":
-    """The encoder of that name, and the action-conditioned predictor that came with it."""
-    from jepa.checkpoint import CheckpointError
-    from jepa.interop.load import load
-    from jepa.models.image_encoder import build_image_encoder
-
-    if name.startswith("timm/"):
-        return build_image_encoder(name.removeprefix("timm/"), weights), None
-    model = load(name)
-    if model.encoder is None:
-        raise CheckpointError(f"{name} holds no encoder; give the checkpoint that does")
-    return model.encoder, model.ac_predictor
 
 
 def _on(device: str, encoder: "Encoder | ImageEncoder") -> "Encoder | ImageEncoder":

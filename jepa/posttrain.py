@@ -13,9 +13,11 @@ from jepa import runs
 from jepa.config import ConfigError, build, load_config, plugin, to_dict
 from jepa.data.index import Manifest
 from jepa.data.loader import episodes
+from jepa.interop.encoders import load_encoder
 from jepa.logs import console, progress_bar
 from jepa.loop import train
 from jepa.models.encoder import Encoder, build_encoder, encode_frames
+from jepa.models.image_encoder import ImageEncoder
 from jepa.open_loop import open_loop
 from jepa.pretrain import PretrainConfig
 from jepa.training import LoopConfig, join, make_accelerator, required
@@ -24,10 +26,11 @@ from jepa.worlds.base import Sequence
 
 @dataclass(frozen=True)
 class PosttrainConfig:
-    """A post-training run on top of the pre-training run `encoder`.
+    """A post-training run on top of `encoder`: a pre-training run, a released model, or timm/NAME of an image ViT.
 
     `weights: random` takes only the encoder's shape from there and draws new weights: the control for pre-training.
-    It needs no trained run, so `encoder` may then be a pretrain preset as well.
+    It needs no trained run, so `encoder` may then be a pretrain preset as well. For an image ViT `weights` may be a
+    .safetensors file too; `pretrained` are those of the hub.
     `frames` is the length of the training windows.
     """
 
@@ -93,7 +96,7 @@ def windows(data: Sequence, frames: int, batch: int, key: tuple[int, ...], rank:
 
 
 @torch.no_grad()
-def encode_shards(encoder: Encoder, manifest: Manifest, cache: Path, chunk: int = 64) -> Sequence:
+def encode_shards(encoder: Encoder | ImageEncoder, manifest: Manifest, cache: Path, chunk: int = 64) -> Sequence:
     """All frames of all episodes, encoded one by one: tokens (n, T, N, D) in half precision to halve the memory.
 
     Kept in `cache`, keyed by the encoder's weights and the shards. Episodes longer than the shortest are cut.
@@ -125,12 +128,12 @@ def encode_shards(encoder: Encoder, manifest: Manifest, cache: Path, chunk: int 
     return data
 
 
-def _encoder(config: PosttrainConfig) -> Encoder:
-    run = required(config.encoder, "encoder")
-    if config.weights == "pretrained":
-        return runs.load_encoder(run)
+def _encoder(config: PosttrainConfig) -> Encoder | ImageEncoder:
+    name = required(config.encoder, "encoder")
+    if name.startswith("timm/") or config.weights == "pretrained":
+        return load_encoder(name, "hub" if config.weights == "pretrained" else config.weights, config.seed)[0]
     if config.weights == "random":
-        a_run = (Path(run) / "config.json").is_file()
-        shape = runs.encoder_config(run) if a_run else load_config(PretrainConfig, "pretrain", run).encoder
+        a_run = (Path(name) / "config.json").is_file()
+        shape = runs.encoder_config(name) if a_run else load_config(PretrainConfig, "pretrain", name).encoder
         return build_encoder(shape, config.seed).eval().requires_grad_(False)
-    raise ConfigError(f"weights: '{config.weights}' is neither 'pretrained' nor 'random'")
+    raise ConfigError(f"weights: '{config.weights}' is neither 'pretrained' nor 'random' (nor is {name} of timm)")

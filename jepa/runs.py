@@ -3,6 +3,7 @@
 import hashlib
 import json
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 from jepa.checkpoint import CheckpointError, load_weights, read_model
 from jepa.config import build, from_dict, to_dict
 from jepa.models.encoder import Encoder, EncoderConfig, build_encoder
+from jepa.models.image_encoder import ImageEncoder, build_image_encoder
 from jepa.worlds.base import WorldModel, WorldSpec
 
 _ENCODER = "encoder.safetensors"
@@ -45,7 +47,7 @@ def load_encoder(run: str | Path, which: str = "target") -> Encoder:
     return encoder.eval().requires_grad_(False)
 
 
-def save_encoder(run: Path, encoder: Encoder) -> None:
+def save_encoder(run: Path, encoder: Encoder | ImageEncoder) -> None:
     """Put a frozen encoder beside the world model that is trained on it.
 
     Raises:
@@ -61,7 +63,7 @@ def save_encoder(run: Path, encoder: Encoder) -> None:
     save_file(encoder.state_dict(), run / _ENCODER, metadata={"config": json.dumps(to_dict(encoder.config))})
 
 
-def load_world(run: str | Path) -> tuple[Encoder, WorldModel]:
+def load_world(run: str | Path) -> tuple[Encoder | ImageEncoder, WorldModel]:
     """The frozen encoder and world model of a post-training run.
 
     Raises:
@@ -77,7 +79,7 @@ def load_world(run: str | Path) -> tuple[Encoder, WorldModel]:
             weights = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
     except (OSError, SafetensorError) as error:
         raise CheckpointError(f"{run} is not a post-training run: cannot read {_ENCODER}: {error}") from error
-    encoder = build_encoder(from_dict(EncoderConfig, shape, str(run)), seed=0)
+    encoder = _shaped(shape, run)
     load_weights(encoder, weights, str(run / _ENCODER))
     config = from_dict(PosttrainConfig, values, str(run))
     world = build(config.world, _spec_of(tensors, encoder), torch.Generator())
@@ -85,7 +87,14 @@ def load_world(run: str | Path) -> tuple[Encoder, WorldModel]:
     return encoder.eval().requires_grad_(False), world.eval().requires_grad_(False)
 
 
-def world_spec(encoder: Encoder, action_dim: int, state_dim: int) -> WorldSpec:
+def _shaped(shape: dict[str, Any], run: Path) -> Encoder | ImageEncoder:
+    """An encoder of that config, of ours or of timm's, whatever its weights."""
+    if "name" in shape:
+        return build_image_encoder(shape["name"], "random", size=shape["size"])
+    return build_encoder(from_dict(EncoderConfig, shape, str(run)), seed=0)
+
+
+def world_spec(encoder: Encoder | ImageEncoder, action_dim: int, state_dim: int) -> WorldSpec:
     """What a world model must know of its encoder and robot."""
     _, rows, columns = encoder.grid(encoder.config.tubelet, encoder.config.size, encoder.config.size)
     return WorldSpec(encoder.embed_dim, action_dim, state_dim, (rows, columns))
@@ -100,7 +109,7 @@ def weights_sha256(module: nn.Module) -> str:
     return digest.hexdigest()
 
 
-def encoder_sha256(encoder: Encoder) -> str:
+def encoder_sha256(encoder: Encoder | ImageEncoder) -> str:
     """A digest of weights and shape: heads and positions change what an encoder says, and no weight."""
     return hashlib.sha256(f"{weights_sha256(encoder)} {to_dict(encoder.config)}".encode()).hexdigest()
 
@@ -124,5 +133,5 @@ def write_cache(path: Path, key: str, tensors: dict[str, Tensor]) -> None:
     partial.replace(path)
 
 
-def _spec_of(tensors: dict[str, Tensor], encoder: Encoder) -> WorldSpec:
+def _spec_of(tensors: dict[str, Tensor], encoder: Encoder | ImageEncoder) -> WorldSpec:
     return world_spec(encoder, len(tensors["action_scale"]), len(tensors["state_scale"]))

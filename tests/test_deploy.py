@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 import torch
 
-import jepa.interop.load
-from jepa import cli, export, runs
+import jepa.interop.encoders
+from jepa import cli, runs
+from jepa import deploy as exporting
 from jepa.config import ConfigError
 from jepa.data.transforms import normalize
 from jepa.deploy import deploy, encoder_part, world_parts
@@ -97,7 +98,7 @@ def test_an_encoder_by_onnx(encoder, tmp_path, monkeypatch):
         ac_predictor = None
 
     Loaded.encoder = encoder
-    monkeypatch.setattr(jepa.interop.load, "load", lambda source: Loaded)
+    monkeypatch.setattr(jepa.interop.encoders, "load", lambda source: Loaded)
     assert called(monkeypatch, "deploy", "runs/mine", tmp_path / "deployed", "--frames", 4) == 0
     for batch in (1, 3):
         frames = torch.randint(0, 256, (batch, 4, 3, 16, 16), dtype=torch.uint8)
@@ -154,14 +155,14 @@ def test_an_image_encoder_can_be_deployed(tmp_path):
 
 
 def test_a_file_that_is_not_the_model_is_refused(encoder, tmp_path, monkeypatch):
-    save = export._save
+    save = exporting._save
 
     def other(part, *rest, **more):
         part.module.encoder.norm.bias.data += 1
         save(part, *rest, **more)
         part.module.encoder.norm.bias.data -= 1
 
-    monkeypatch.setattr(export, "_save", other)
+    monkeypatch.setattr(exporting, "_save", other)
     with pytest.raises(ConfigError, match=r"encoder.pt2: its outputs differ from the model's by 1.0e\+00"):
         deploy([encoder_part(encoder, 2)], tmp_path, "torch", 2, "run")
 

@@ -12,7 +12,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
 
-import jepa.interop.load
+import jepa.interop.encoders
 from jepa import cli, features
 from jepa.config import ConfigError
 from jepa.data.decode import decode
@@ -200,7 +200,9 @@ def test_the_film_has_every_frame_beside_its_colours_at_the_videos_aspect(encode
 
 
 def test_the_command_writes_features_and_a_film(encoder, film, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(jepa.interop.load, "load", lambda source: SimpleNamespace(encoder=encoder, ac_predictor=None))
+    monkeypatch.setattr(
+        jepa.interop.encoders, "load", lambda source: SimpleNamespace(encoder=encoder, ac_predictor=None)
+    )
     given = [
         "features",
         film,

@@ -8,6 +8,7 @@ from jepa.checkpoint import CheckpointError
 from jepa.config import ConfigError, load_config
 from jepa.logs import read
 from jepa.models.encoder import encode_frames
+from jepa.models.image_encoder import ImageEncoder, build_image_encoder
 from jepa.open_loop import open_loop
 from jepa.posttrain import PosttrainConfig, run, windows
 from jepa.runs import load_encoder, load_world, save_encoder, weights_sha256
@@ -67,6 +68,18 @@ def test_the_control_has_the_same_shape_and_other_weights(tmp_path, moving_squar
     run(config_of(tmp_path / "control", moving_square, encoder_run, "weights=random"))
     (ours, _), (control, _) = load_world(tmp_path / "ours"), load_world(tmp_path / "control")
     assert ours.config == control.config and weights_sha256(ours) != weights_sha256(control)
+
+
+def test_an_image_encoder_of_timm_serves_as_well(tmp_path, moving_square):
+    name = "timm/vit_tiny_patch16_224"
+    run(config_of(tmp_path, moving_square, name, "weights=random", "loop.steps=2"))
+    encoder, world = load_world(tmp_path)
+    assert isinstance(encoder, ImageEncoder) and weights_sha256(encoder) == weights_sha256(build_image_encoder(
+        name.removeprefix("timm/"), "random", seed=0
+    ))  # fmt: skip
+    frames = torch.randint(0, 256, (1, 1, 3, 32, 32), dtype=torch.uint8)
+    state = world.observe(None, encode_frames(encoder, frames), torch.zeros(1, 1, 7))
+    assert world.features(state).shape == (1, 14 * 14, 192)
 
 
 def test_mistakes_are_one_line(tmp_path, moving_square, encoder_run):

@@ -116,7 +116,7 @@ def _fetched(source: str | Path) -> str | Path:
     if Path(source).exists():
         return source
     if not re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", str(source)) or Path(source).suffix in (*PICKLES, ".safetensors"):
-        raise CheckpointError(f"no such file or folder: {source}")
+        raise CheckpointError(f"no run at {source}, and no model: no such file or folder")
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 

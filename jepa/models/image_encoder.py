@@ -44,6 +44,7 @@ class ImageEncoder(nn.Module):
 
     scale: Tensor
     shift: Tensor
+    embed_dim: int
 
     def __init__(self, name: str, seed: int, size: int = 0) -> None:
         """Random weights, a function of the seed; `size` 0 is the model's own; others go to the nearest whole patch."""

@@ -93,7 +93,7 @@ def test_the_hub_is_asked_for_what_is_no_path(tmp_path, monkeypatch):
     ):
         jepa.load("facebook/none")
     for path in ("some/where.pt", "nosuch", "/some/where", "a/b/c"):
-        with pytest.raises(CheckpointError, match=f"no such file or folder: {path}"):
+        with pytest.raises(CheckpointError, match=f"no run at {path}, and no model: no such file or folder"):
             jepa.load(path)
     assert asked == ["facebook/vjepa2-tiny", "facebook/none"]
 
