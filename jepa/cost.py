@@ -75,24 +75,32 @@ def step_flops(objective: nn.Module, tokens: int, masks: Sizes) -> dict[str, Flo
 
 def encoder_flops(encoder: Encoder, tokens: int) -> Flops:
     """`tokens` kept tokens; their pixels need no gradient."""
-    embed, blocks = 2 * tokens * _weights(encoder.patch_embed), _blocks_flops(encoder.blocks, tokens)
+    embed, blocks = 2 * tokens * _weights(encoder.patch_embed), _blocks_flops(encoder.blocks, tokens, tokens)
     return Flops(embed + blocks.forward, embed + blocks.backward, blocks.recompute)
 
 
 def predictor_flops(predictor: nn.Module, context: int, target: int) -> Flops:
     """Embeds the context, runs blocks over all tokens, projects the target (V-JEPA 2.1: the context as well)."""
     ends = 2 * context * _weights(predictor.predictor_embed) + 2 * target * _weights(predictor.predictor_proj)
+    out = target  # of the last block
     if hasattr(predictor, "predictor_proj_context"):
         ends += 2 * context * _weights(predictor.predictor_proj_context)
-    blocks = _blocks_flops(predictor.predictor_blocks, context + target)
+        out += context
+    blocks = _blocks_flops(predictor.predictor_blocks, context + target, out)
     return Flops(ends + blocks.forward, 2 * ends + blocks.backward, blocks.recompute)
 
 
-def _blocks_flops(blocks: nn.ModuleList, tokens: int) -> Flops:
-    attention = 4 * tokens**2 * _width(blocks[0]) * len(blocks)
-    forward = 2 * tokens * _weights(*blocks) + attention
+def _blocks_flops(blocks: nn.ModuleList, tokens: int, out: int) -> Flops:
+    """Of `tokens` tokens, of which only `out` come out of the last block."""
+    each = [_block_flops(block, tokens, tokens) for block in blocks[:-1]] + [_block_flops(blocks[-1], tokens, out)]
+    return Flops(*(sum(parts) for parts in zip(*each, strict=True)))
+
+
+def _block_flops(block: nn.Module, tokens: int, out: int) -> Flops:
+    forward = 2 * tokens * _weights(block.attn.qkv) + 4 * tokens * out * _width(block)
+    forward += 2 * out * _weights(block.attn.proj, block.mlp)
     # A block that is done again stops before its last product: the backward pass needs no output.
-    last = 2 * tokens * _weights(*(block.mlp.fc3 if _gated(block) else block.mlp.fc2 for block in blocks))
+    last = 2 * out * _weights(block.mlp.fc3 if _gated(block) else block.mlp.fc2)
     return Flops(forward, 2 * forward, forward - last)
 
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from jepa.data.transforms import normalize
 from jepa.models.checkpointing import check_mode, run_block
 from jepa.models.layers import Block, DropPath, check_heads, init_weights, norm_features
-from jepa.models.rope import Rope
+from jepa.models.rope import Rope, positions
 
 _REFERENCE_PX = 256  # V-JEPA 2.1 interpolates positions to the grid of this size: 16 for patch 16, 18 for patch 14
 
@@ -61,16 +61,20 @@ class PatchEmbed(nn.Module):
     def forward(self, frames: Tensor, keep: Tensor | None) -> Tensor:  # (B,T,3,h,w), (B,K) -> (B,K,D)
         if frames.shape[1] == 1:
             frames = frames.expand(-1, self.tubelet, -1, -1, -1)
+        # Only a view: pixels are copied below, once, and those of other tokens never.
         x = rearrange(
             frames,
-            "b (t tt) c (h ph) (w pw) -> b (t h w) (c tt ph pw)",
+            "b (t tt) c (h ph) (w pw) -> b t h w c tt ph pw",
             tt=self.tubelet,
             ph=self.patch,
             pw=self.patch,
         )
-        if keep is not None:
-            x = x.gather(1, keep[..., None].expand(-1, -1, x.shape[-1]))
-        return F.linear(x, self.proj.weight.flatten(1), self.proj.bias)
+        if keep is None:
+            x = x.flatten(1, 3)
+        else:
+            clip = torch.arange(len(x), device=x.device)[:, None]
+            x = x[clip, *positions(keep, x.shape[1:4]).unbind(-1)]
+        return F.linear(x.flatten(2), self.proj.weight.flatten(1), self.proj.bias)
 
 
 class Encoder(nn.Module):

@@ -9,11 +9,14 @@ from einops import rearrange
 from timm.layers import Mlp
 from torch import Tensor, nn
 
-from jepa.models.rope import RopeTable, apply_rope
+from jepa.models.rope import RopeTable, turn
 
 
 class Attention(nn.Module):
-    """Multi-head self-attention with rotary positions; `mask` (K, K) is True where a query may look."""
+    """Multi-head self-attention with rotary positions; `mask` is True where a query (row) may look.
+
+    Tokens before `start` are looked at, but ask nothing and do not come out: of K tokens, K - start do.
+    """
 
     def __init__(self, dim: int, heads: int) -> None:
         super().__init__()
@@ -21,9 +24,10 @@ class Attention(nn.Module):
         self.qkv = nn.Linear(dim, 3 * dim)
         self.proj = nn.Linear(dim, dim)
 
-    def forward(self, x: Tensor, rope: RopeTable, mask: Tensor | None = None) -> Tensor:  # (B, K, D)
-        q, k, v = rearrange(self.qkv(x), "b k (three h d) -> three b h k d", three=3, h=self.heads)
-        x = F.scaled_dot_product_attention(apply_rope(q, rope), apply_rope(k, rope), v, attn_mask=mask)
+    def forward(self, x: Tensor, rope: RopeTable, mask: Tensor | None = None, start: int = 0) -> Tensor:  # (B, K, D)
+        qkv = self.qkv(x).unflatten(-1, (3, self.heads, -1))
+        q, k, v = (part.transpose(1, 2) for part in turn(qkv, rope))  # (B, heads, K, hd)
+        x = F.scaled_dot_product_attention(q[:, :, start:], k, v, attn_mask=mask)
         return self.proj(rearrange(x, "b h k d -> b k (h d)"))
 
 
@@ -44,7 +48,7 @@ class SwiGLU(nn.Module):
 class Block(nn.Module):
     """Pre-norm transformer block: attention, then an MLP, each added to its input.
 
-    `drop` (2, B, 1, 1) scales the two branches of each sample: see `DropPath`.
+    `drop` (2, B, 1, 1) scales the two branches of each sample: see `DropPath`. Only tokens from `start` on come out.
     """
 
     def __init__(self, dim: int, heads: int, mlp_ratio: float, swiglu: bool = False) -> None:
@@ -55,10 +59,10 @@ class Block(nn.Module):
         self.mlp = (SwiGLU if swiglu else Mlp)(dim, int(dim * mlp_ratio))
 
     def forward(
-        self, x: Tensor, rope: RopeTable, mask: Tensor | None = None, drop: Tensor | None = None
-    ) -> Tensor:  # (B, K, D)
-        attended = self.attn(self.norm1(x), rope, mask)
-        x = x + (attended if drop is None else attended * drop[0])
+        self, x: Tensor, rope: RopeTable, mask: Tensor | None = None, drop: Tensor | None = None, start: int = 0
+    ) -> Tensor:  # (B, K, D) -> (B, K - start, D)
+        attended = self.attn(self.norm1(x), rope, mask, start)
+        x = x[:, start:] + (attended if drop is None else attended * drop[0])
         changed = self.mlp(self.norm2(x))
         return x + (changed if drop is None else changed * drop[1])
 

@@ -63,7 +63,8 @@ class Predictor(nn.Module):
         x = torch.cat((x, queries), dim=1)  # (B, Kc+Kt, P)
         ids = torch.cat((context_ids, target_ids), dim=1)
         rope = self.rope.table(ids, grid, self.head_dim)
-        for block in self.predictor_blocks:
+        for block in self.predictor_blocks[:-1]:
             x = run_block(block, self.checkpointing, x, rope)
-        x = x[:, context.shape[1] :]
+        # Nothing reads the context tokens after the last block: they need only be looked at.
+        x = run_block(self.predictor_blocks[-1], self.checkpointing, x, rope, None, None, context.shape[1])
         return self.predictor_proj(self.predictor_norm(x))

@@ -1,6 +1,7 @@
 """Three-dimensional rotary position embedding (V-JEPA 2, arXiv 2506.09985, §2.1): one table for all blocks."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -63,8 +64,38 @@ def rope_table(positions: Tensor, head_dim: int, layout: str, bf16: bool = False
     return angle.cos(), angle.sin()
 
 
-def apply_rope(x: Tensor, table: RopeTable) -> Tensor:
-    """Turn adjacent channel pairs of x (..., B, heads, K, head_dim) by a table of (B or 1, K, head_dim) each."""
-    cos, sin = (part.unsqueeze(1).to(x.dtype) for part in table)
-    turned = torch.stack((-x[..., 1::2], x[..., ::2]), dim=-1).flatten(-2)
-    return x * cos + turned * sin
+def turn(qkv: Tensor, table: RopeTable) -> tuple[Tensor, Tensor, Tensor]:
+    """Queries and keys turned by the table, and values as they are, each (B, K, heads, head_dim).
+
+    `qkv` (B, K, 3, heads, head_dim) holds all three. A turn is x·cos + x'·sin, with x' the x a quarter turn further on.
+    """
+    cos, sin = (part[:, :, None, None].to(qkv.dtype) for part in table)
+    return _Turn.apply(qkv, cos, sin)
+
+
+class _Turn(torch.autograd.Function):
+    """Queries and keys in one go, and one gradient for all three: autograd would add up three that are mostly zeros."""
+
+    @staticmethod
+    def forward(ctx: Any, qkv: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, ...]:
+        ctx.save_for_backward(cos, sin)
+        both = qkv[:, :, :2]
+        turned = (both * cos).add_(_quarter_turn(both).mul_(sin))
+        return turned[:, :, 0], turned[:, :, 1], qkv[:, :, 2]
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
+        cos, sin = ctx.saved_tensors
+        out = torch.stack(gradients, dim=2)
+        both = out[:, :, :2]
+        back = _quarter_turn(both * sin)  # the transpose of a quarter turn is its negative
+        both.mul_(cos).sub_(back)
+        return out, None, None
+
+
+def _quarter_turn(x: Tensor) -> Tensor:
+    """Adjacent channels (a, b) -> (-b, a), as a new tensor."""
+    if x.dtype in (torch.float32, torch.float64) and not torch.compiler.is_compiling():
+        # i·(a + ib) is the same in one vectorised pass; there are no such bf16 numbers, and no code for them compiled.
+        return torch.view_as_real(torch.view_as_complex(x.unflatten(-1, (-1, 2))) * 1j).flatten(-2)
+    return torch.stack((-x[..., 1::2], x[..., ::2]), dim=-1).flatten(-2)

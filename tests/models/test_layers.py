@@ -51,6 +51,23 @@ def test_dropped_branches_leave_the_stream_as_it_was(tiny):
     assert torch.equal(block(x, rope, None, torch.ones(2, 2, 1, 1)), block(x, rope))
 
 
+@pytest.mark.parametrize("drop", [None, torch.tensor([[0.0, 2.0], [3.0, 0.5]])[..., None, None]])
+def test_tokens_that_nobody_reads_are_looked_at_all_the_same(tiny, drop):
+    """From `start` on a block gives what it gives for all tokens, and the same gradients."""
+    encoder = build_encoder(tiny, 0)
+    block, rope = encoder.blocks[0], encoder.rope.table(torch.arange(8)[None], (2, 2, 2), 16)
+    torch.nn.init.normal_(block.attn.qkv.weight, generator=torch.Generator().manual_seed(1))
+    leaves = [torch.randn(2, 8, 32, generator=torch.Generator().manual_seed(0)).requires_grad_() for _ in range(2)]
+    outs = block(leaves[0], rope, None, drop, 5), block(leaves[1], rope, None, drop)[:, 5:]
+    assert outs[0].shape == (2, 3, 32)
+    for out in outs:
+        out.square().sum().backward()
+    torch.testing.assert_close(outs[0], outs[1], atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(leaves[0].grad, leaves[1].grad, atol=1e-5, rtol=1e-4)
+    if drop is None:
+        assert leaves[0].grad[:, :5].abs().min() > 0
+
+
 def test_drop_path_is_for_training_only_and_goes_on_where_it_stopped(tiny):
     dropping = dataclasses.replace(tiny, drop_path=0.5)
     plain, encoder, resumed, other = (build_encoder(c, s) for c, s in ((tiny, 3), *[(dropping, s) for s in (3, 3, 4)]))

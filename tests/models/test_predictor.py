@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from jepa.models.checkpointing import MODES
 from jepa.models.predictor import Predictor, PredictorConfig
 from jepa.models.rope import Rope
 
@@ -58,3 +59,26 @@ def test_positions_are_the_encoders(rope):
     ids, context = torch.tensor([[0, 9, 30]]), context_of(1, 3)
     plain, other = (predictor_of(r)(context, ids, torch.tensor([[21, 31]]), (2, 4, 4), 0) for r in (Rope(), rope))
     assert not torch.equal(plain, other)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_it_is_all_blocks_over_all_tokens(mode):
+    """The last block leaves the context tokens out: same predictions and gradients as if they went through it."""
+    ids = torch.stack([torch.randperm(32, generator=torch.Generator().manual_seed(i)) for i in range(2)])
+    results = []
+    for slowly in (False, True):
+        predictor, context = predictor_of(), context_of(2, 6).requires_grad_()
+        predictor.checkpointing = mode
+        if slowly:
+            x = predictor.predictor_embed(context)
+            x = torch.cat((x, predictor.mask_tokens[1].expand(2, 10, -1)), dim=1)
+            for block in predictor.predictor_blocks:
+                x = block(x, predictor.rope.table(ids[:, :16], (2, 4, 4), 32))
+            out = predictor.predictor_proj(predictor.predictor_norm(x))[:, 6:]
+        else:
+            out = predictor(context, ids[:, :6], ids[:, 6:16], (2, 4, 4), 1)
+        out.square().sum().backward()
+        parameters = [p.grad for n, p in predictor.named_parameters() if n != "mask_tokens.0"]
+        results.append([out, context.grad, *parameters])
+    for fast, slow in zip(*results, strict=True):
+        assert (fast - slow).abs().max() <= 1e-5 * slow.abs().max()

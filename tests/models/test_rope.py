@@ -1,4 +1,4 @@
-"""Rotary positions are pinned to published fixtures and to a slow reading of their definition."""
+"""Rotary positions are pinned to published fixtures and to slow readings of their definition."""
 
 import itertools
 import math
@@ -6,13 +6,32 @@ import math
 import pytest
 import torch
 
-from jepa.models.rope import apply_rope, positions, rope_table
+from jepa.models.rope import RopeTable, positions, rope_table, turn
 
 TILED_6 = [-2.234742, 2.084087, 2.982737, 1.063305, 4.422280, 6.021488]
 TILED_20 = [
     *(-0.12722, 0.16653, 0.08362, 0.4493, 0.45341, 0.61473, 0.6904, 0.80332, 0.89811, 1.00068),
     *(-1.25834, 1.46414, 0.51495, 1.6196, 1.37529, 1.64427, 1.67838, 1.80806, 1.89621, 2.00143),
 ]
+
+
+def apply_rope(x: torch.Tensor, table: RopeTable) -> torch.Tensor:
+    """Queries x (B, heads, K, head_dim) as `turn` gives them back."""
+    return turn(x.transpose(1, 2)[:, :, None].expand(-1, -1, 3, -1, -1), table)[0].transpose(1, 2)
+
+
+def turn_slowly(qkv: torch.Tensor, table: RopeTable) -> list[torch.Tensor]:
+    """As `turn`, one after the other and left to autograd."""
+    q, k, v = qkv.unbind(2)
+    cos, sin = (part[:, :, None].to(qkv.dtype) for part in table)
+    return [*(x * cos + torch.stack((-x[..., 1::2], x[..., ::2]), dim=-1).flatten(-2) * sin for x in (q, k)), v]
+
+
+def qkv_and_table(layout: str, rows: int = 2) -> tuple[torch.Tensor, RopeTable]:
+    """Numbers (2, 5, 3, 3, 8) and a table, of `rows` rows, of places at which no channel that turns stands still."""
+    rng = torch.Generator().manual_seed(0)
+    qkv = torch.randn(2, 5, 9, 8, dtype=torch.float64, generator=rng).unflatten(2, (3, 3))
+    return qkv, rope_table(torch.randint(1, 24, (rows, 5, 3), generator=rng), 8, layout)
 
 
 def turn_one_axis(x: torch.Tensor, position: int, layout: str) -> torch.Tensor:
@@ -42,6 +61,37 @@ def test_interleaved_layout_is_a_rotation_and_relative():
     torch.testing.assert_close(near, far)
     tiled = product([1, 2, 3], [2, 4, 1], "tiled") - product([6, 5, 9], [7, 7, 7], "tiled")
     assert tiled.abs() > 1e-3  # the quirk of the released weights: not relative
+
+
+@pytest.mark.parametrize("layout", ["interleaved", "tiled"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+def test_all_at_once_is_one_after_the_other(dtype, layout):
+    """Equal to the last bit, values and gradients, where the gradients of the three differ."""
+    qkv, table = qkv_and_table(layout, rows=1)
+    results = []
+    for way in (turn, turn_slowly):
+        leaf = qkv.to(dtype).requires_grad_()
+        parts = way(leaf, table)
+        sum((part.square() * weight).sum() for part, weight in zip(parts, (1, 2, 3), strict=True)).backward()
+        results.append([*parts, leaf.grad])
+    assert all(torch.equal(fast, slow) for fast, slow in zip(*results, strict=True))
+    assert results[0][0].dtype == dtype and not torch.equal(results[0][0], results[0][1])
+
+
+@pytest.mark.parametrize("layout", ["interleaved", "tiled"])
+def test_gradients_of_a_turn_are_those_of_finite_differences(layout):
+    qkv, table = qkv_and_table(layout)
+    assert torch.autograd.gradcheck(lambda x: turn(x, table), qkv.requires_grad_())
+    assert torch.autograd.gradgradcheck(lambda x: turn(x, table), qkv)
+
+
+def test_compiled_turn_is_the_eager_one():
+    """The compiler is given real numbers only, and no part of the step outside of its graph."""
+    qkv, table = qkv_and_table("tiled")
+    leaves = [qkv.float().requires_grad_() for _ in range(2)]
+    for leaf, way in zip(leaves, (turn, torch.compile(turn, fullgraph=True, backend="aot_eager")), strict=True):
+        sum((part.square() * weight).sum() for part, weight in zip(way(leaf, table), (1, 2, 3), strict=True)).backward()
+    torch.testing.assert_close(leaves[0].grad, leaves[1].grad)
 
 
 def test_channels_beyond_three_axes_do_not_turn():
