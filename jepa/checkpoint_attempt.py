@@ -17,8 +17,9 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from jepa.checkpoint_format import KINDS, STATE, CheckpointError, file_of, measure, names, write_state
-from jepa.checkpoint_retention import put_json, set_aside
+from jepa.checkpoint_retention import set_aside
 from jepa.pieces import Pieces
+from jepa.status import write_json
 
 _ATTEMPT = "attempt.json"
 _PATIENCE = 10.0
@@ -30,7 +31,7 @@ def begin(partial: Path) -> None:
     for left in partial.parent.glob("*.partial"):
         shutil.rmtree(left, ignore_errors=left != partial)
     partial.mkdir(parents=True)
-    put_json(partial / _ATTEMPT, {"attempt": f"{time.time_ns()}-{os.getpid()}"})
+    write_json(partial / _ATTEMPT, {"attempt": f"{time.time_ns()}-{os.getpid()}"})
 
 
 def begun(partial: Path) -> str:
@@ -60,13 +61,13 @@ def write_part(partial: Path, attempt: str, rank: int, world: int, pieces: Piece
             raise CheckpointError(f"{path}: {error}") from error
         sync(path)
         files[path.name] = measure(path)
-    put_json(partial / _word_of(rank), {"attempt": attempt, "files": files, "shapes": shapes})
+    write_json(partial / _word_of(rank), {"attempt": attempt, "files": files, "shapes": shapes})
 
 
 def give_up(partial: Path, attempt: str, rank: int, cause: str) -> None:
     """Say that process `rank` has failed, so that process 0 need not wait."""
     with suppress(OSError):
-        put_json(partial / _word_of(rank), {"attempt": attempt, "error": cause})
+        write_json(partial / _word_of(rank), {"attempt": attempt, "error": cause})
 
 
 def commit(partial: Path, attempt: str, state: dict[str, Any], timeout: float) -> None:

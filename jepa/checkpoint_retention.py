@@ -2,13 +2,13 @@
 
 import json
 import math
-import os
 import shutil
 from pathlib import Path
 from typing import Any
 
 from jepa.checkpoint_format import complete, folder_of, step_of
 from jepa.logs import console
+from jepa.status import write_json
 
 _BEST = "best.json"
 
@@ -27,7 +27,7 @@ def note_best(run: Path, step: int, score: float) -> None:
     """Name the checkpoint of `step` in RUN/best.json, if no other that is still there has as high a score."""
     known = best(run)
     if math.isfinite(score) and (known is None or score > known["score"]):
-        put_json(run / _BEST, {"step": step, "score": score})
+        write_json(run / _BEST, {"step": step, "score": score})
 
 
 def best(run: Path) -> dict[str, Any] | None:
@@ -68,10 +68,3 @@ def discard(folder: Path) -> None:
 def set_aside(folder: Path) -> Path:
     """Give a checkpoint folder a name by which it is none any more; the next attempt clears it."""
     return folder.replace(folder.with_name(f"{folder.name}.old.partial"))
-
-
-def put_json(path: Path, values: dict[str, Any]) -> None:
-    """Write a small JSON file that appears whole or not at all."""
-    partial = path.with_name(f"{path.name}.partial")
-    partial.write_text(json.dumps(values))
-    os.replace(partial, path)
