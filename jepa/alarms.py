@@ -107,7 +107,7 @@ class Alarms:
         if is_spike(self._losses, loss, self.config):
             text = (
                 f"the loss jumped to {loss:.4g} from a median of {median(self._losses):.4g}; if it does not come back, "
-                "resume an earlier checkpoint with a lower loop.optim.lr or a loop.optim.clip, or look at these data"
+                "begin anew (start_from=, another out=) with a lower loop.optim.lr or a loop.optim.clip"
             )
         if math.isfinite(loss):
             self._losses.append(loss)
@@ -123,7 +123,7 @@ class Alarms:
         name = fallen[0]
         return (
             f"features collapse: {name} is {self._latest[name]:.3g}, it began at {self._early[name]:.3g}, and a low "
-            "loss means nothing then; go back to an earlier checkpoint with a lower loop.optim.lr, or an "
+            "loss means nothing then; begin anew (start_from=, another out=) with a lower loop.optim.lr, or an "
             "objective.ema_start closer to 1 (of lejepa: a larger objective.sigreg_weight)"
         )
 

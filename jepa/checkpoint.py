@@ -13,6 +13,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from jepa.checkpoint_format import CheckpointError, complete, fault, folder_of, names, reader, step_of
+from jepa.status import write_json
 
 
 def latest(run: Path) -> tuple[Path | None, list[str]]:
@@ -78,8 +79,15 @@ def read_model(run: str | Path, step: int | None = None) -> tuple[dict[str, Any]
     return json.loads(config.read_text()), load(folder), folder
 
 
+FREE = (
+    *("data.workers", "data.cache_gb", "data.timeout"),
+    *("loop.checkpoint_every", "loop.keep", "loop.log_every", "loop.alarms", "loop.timeout", "loop.trackers"),
+)
+"""What may change from one part of a run to the next: no figure depends on it."""
+
+
 def claim_run(run: Path, config: dict[str, Any]) -> None:
-    """Write the run's config, or check that a run already there has the same one.
+    """Write the run's config, or check that a run already there has the same one, but for what is `FREE`.
 
     Raises:
         CheckpointError: the folder holds a run of another config; names the first key that differs.
@@ -101,9 +109,12 @@ def claim_data(run: Path, digests: dict[str, str]) -> None:
 def _claim(path: Path, values: dict[str, Any]) -> str:
     """Write `values`, or the first difference from those there; a run without a checkpoint may still change."""
     if path.is_file() and complete(path.parent):
-        return next(iter(_differences(json.loads(path.read_text()), json.loads(json.dumps(values)))), "")
+        found = _differences(json.loads(path.read_text()), json.loads(json.dumps(values)))
+        fixed = [line for line in found if not line.startswith(FREE)]
+        if fixed:
+            return fixed[0]
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(values, indent=1))
+    write_json(path, values)
     return ""
 
 

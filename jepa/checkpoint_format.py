@@ -92,7 +92,11 @@ def fault(folder: Path) -> str:
     for file in files_of(state["world"]):
         if not (folder / file).is_file():
             return f"{folder}: {file} is missing"
-        if measure(folder / file) != state["files"].get(file):
+        try:
+            measured = measure(folder / file)
+        except OSError as error:
+            return f"{folder}: {file} cannot be read: {error.strerror}"
+        if measured != state["files"].get(file):
             return f"{folder}: {file} does not match its size and sha256"
     return ""
 

@@ -161,8 +161,10 @@ def main() -> None:
         from jepa.status import FAILED, exit_code
 
         code = exit_code(error)
-        if code == FAILED or os.environ.get("JEPA_TRACEBACK"):
+        unforeseen = code == FAILED and not hasattr(error, "exit_code")
+        if unforeseen or os.environ.get("JEPA_TRACEBACK"):
             raise
-        text = f"'{error.filename}': {error.strerror}" if isinstance(error, OSError) else error
+        of_a_file = isinstance(error, OSError) and error.filename
+        text = f"'{error.filename}': {error.strerror}" if of_a_file else error
         print(f"jepa: {text}", file=sys.stderr)
         sys.exit(code)

@@ -10,6 +10,7 @@ from torch import Tensor
 from jepa.config import ConfigError
 from jepa.data.clip import Clip
 from jepa.data.transforms import normalize
+from jepa.engines.base import mean
 from jepa.models.encoder import Encoder
 from jepa.objectives.base import Objective
 
@@ -77,17 +78,13 @@ def measure(encoder: Encoder, clips: list[Clip]) -> dict[str, float]:
     }
 
 
-@torch.no_grad()
-def ema_drift(objective: Objective) -> float:
-    """How far the target encoder lags behind the encoder: |encoder - target| / |encoder| over all their weights.
+def ema_drift(objective: Objective, device: torch.device) -> float:
+    """How far the target lags behind: |encoder - target| / |encoder| over all weights that are averaged.
 
-    0 where there is no target. The weights must be whole: an engine that shares them out has to gather them first.
+    0 where there is no target. All processes call it together: each may hold a share of the weights.
     """
-    online, target = objective.encoder, objective.target_encoder
-    if target is online:
+    ema = getattr(objective, "ema", None)
+    if ema is None:
         return 0.0
-    far, size = 0.0, 0.0
-    for ours, theirs in zip(online.parameters(), target.parameters(), strict=True):
-        far = far + (ours.float() - theirs.float()).square().sum()
-        size = size + ours.float().square().sum()
-    return float((far / size).sqrt())
+    far, size = mean(list(ema.distance()), device)
+    return math.sqrt(far / size)

@@ -2,6 +2,7 @@
 
 import math
 from collections import deque
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -49,8 +50,9 @@ class Journal:
 
     def _close(self) -> None:
         if self._lead:
-            self._log.close()
-            self._alarms_log.close()
+            for file in (self._log, self._alarms_log):
+                with suppress(OSError):  # of what a full disk has refused before
+                    file.close()
 
     def write(self, step: int, record: dict[str, Any], show: bool) -> None:
         """Log the figures of a step and look at them for trouble; `show` them to trackers and people as well."""

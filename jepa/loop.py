@@ -52,7 +52,7 @@ def train(
     """
     out.mkdir(parents=True, exist_ok=True)
     engine = _engine(trainable, accelerator, config)
-    done = go_on(out, engine)
+    done, kept = go_on(out, engine)
     if done == 0 and moments:
         engine.load_moments(moments)
     lead = accelerator.is_main_process
@@ -75,14 +75,14 @@ def train(
 
         if done == 0:
             journal.write(0, figures(0), show=False)
-        setbacks = Setbacks(out, engine, writer, config.max_nonfinite)
+        setbacks = Setbacks(out, engine, config.max_nonfinite, kept.get("setbacks", {}))
         step, stream = done, meter.feed(batches(done))
         while step < config.steps:
             step += 1
             watchdog.beat(step)
             batch = next(stream)
             watchdog.beat(step)  # a process that waits for its data is behind those that wait for it
-            if step in setbacks.passed_over:
+            if setbacks.passes_over(step):
                 record = {"passed_over": 1.0}
             else:
                 set_schedule(engine.optimizer, config.optim, step, config.steps)
@@ -95,6 +95,7 @@ def train(
                 record |= figures(step)
             journal.write(step, record, show=last or step % config.log_every == 0)
             if setbacks.too_many(step, record):
+                _written(writer, engine)
                 step, why = setbacks.go_back(step)
                 journal.go_back(step, why)
                 stream = meter.feed(batches(step))
@@ -108,9 +109,10 @@ def train(
             score = next((value for key, value in record.items() if key.startswith("probe/")), None)
             due = step % config.checkpoint_every == 0 or score is not None
             if last or stop or (due and not setbacks.row):
-                writer.save(step, engine.pieces(), {}, score)
+                writer.save(step, engine.pieces(), {"setbacks": setbacks.state}, score)
+            if stop or last:
+                _written(writer, engine)
             if stop and not last:
-                writer.wait()
                 raise Preempted(step)
 
 
@@ -133,6 +135,21 @@ def _writer(out: Path, accelerator: Accelerator, engine: Engine, config: LoopCon
         keep_every=config.keep_every,
         timeout=config.timeout,
     )
+
+
+def _written(writer: Writer, engine: Engine) -> None:
+    """Wait until the last checkpoint is complete, all processes together: a launcher ends those that are slower.
+
+    Raises:
+        CheckpointError: in every process, where one could not write its part.
+    """
+    failure: CheckpointError | None = None
+    try:
+        writer.wait()
+    except CheckpointError as error:
+        failure = error
+    if agree([float(failure is not None)], engine.device)[0]:
+        raise failure or CheckpointError("another process could not write its checkpoint")
 
 
 def _greet(out: Path, config: LoopConfig, done: int) -> None:

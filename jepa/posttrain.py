@@ -20,7 +20,7 @@ from jepa.models.encoder import Encoder, build_encoder, encode_frames
 from jepa.models.image_encoder import ImageEncoder
 from jepa.open_loop import open_loop
 from jepa.pretrain import PretrainConfig
-from jepa.training import LoopConfig, join, make_accelerator, required
+from jepa.training import LoopConfig, first_alone, join, make_accelerator, required
 from jepa.worlds.base import Sequence
 
 
@@ -55,12 +55,14 @@ def run(config: PosttrainConfig) -> None:
     accelerator = make_accelerator(config.out, config.loop)
     digests = {shards[split]: manifest.sha256 for split, manifest in manifests.items()}
     join(accelerator, out, to_dict(config), digests)
-    with accelerator.main_process_first():  # it fills the cache
-        runs.save_encoder(out, encoder)
-        data, heldout = (
-            encode_shards(encoder, manifest, out / "features" / f"{split}.safetensors")
-            for split, manifest in manifests.items()
-        )
+    first_alone(accelerator, lambda: runs.save_encoder(out, encoder))
+    caches = {split: out / "features" / f"{split}.safetensors" for split in manifests}
+
+    def encoded() -> list[Sequence]:
+        return [encode_shards(encoder, manifest, caches[split]) for split, manifest in manifests.items()]
+
+    first_alone(accelerator, encoded)  # it fills the caches
+    data, heldout = encoded()
     spec = runs.world_spec(encoder, data.actions.shape[-1], data.states.shape[-1])
     shortest = min(data.tokens.shape[1], heldout.tokens.shape[1])
     if not 2 <= config.frames <= shortest or shortest < 5:

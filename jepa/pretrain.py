@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ from jepa.objectives.base import Objective
 from jepa.pieces import Read
 from jepa.stages import begin_from
 from jepa.throughput import clip_work
-from jepa.training import LoopConfig, join, make_accelerator, required
+from jepa.training import LoopConfig, first_alone, join, make_accelerator, required
 
 
 @dataclass(frozen=True)
@@ -104,11 +105,12 @@ def figures(
     fixed = heldout_clips(config)
     probe = None
     if config.probe.shards and make_probe:
-        with accelerator.main_process_first():  # it fills the cache
-            probe = make_probe(config.probe, config.data, config.seed, Path(config.out) / "probe")
+        made = partial(make_probe, config.probe, config.data, config.seed, Path(config.out) / "probe")
+        first_alone(accelerator, made)  # it fills the cache
+        probe = made()
 
     def measure(step: int) -> dict[str, float]:
-        found = {"ema_drift": health.ema_drift(objective)}
+        found = {"ema_drift": health.ema_drift(objective, accelerator.device)}
         if fixed:
             found |= health.measure(objective.target_encoder, fixed)
         scores = {}

@@ -1,12 +1,16 @@
 """How a run ended: RUN/status.json, which a script can read, and the exit code, which launchers replace."""
 
+import errno
 import json
 import os
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 from jepa.preemption import PREEMPTED
+
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 FAILED, MENDABLE, INTERRUPTED = 1, 2, 130
 """Exit codes of a fault that nobody foresaw, of one that the user can mend, and of Ctrl-C."""
@@ -28,6 +32,10 @@ class Status:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         code = exit_code(error)
+        with suppress(OSError):  # a full disk, say: the error that is under way matters more
+            self._write(code)
+
+    def _write(self, code: int) -> None:
         write_status(self.run, {0: "done", PREEMPTED: "preempted"}.get(code, "failed"), self.step, code)
 
 
@@ -39,7 +47,7 @@ def write_status(run: Path, state: str, step: int, code: int | None) -> None:
 def write_json(path: Path, values: dict[str, Any]) -> None:
     """Replace a small file: who reads it sees the old values or the new ones."""
     partial = path.with_name(f"{path.name}.{os.getpid()}.partial")  # several processes may write the same
-    partial.write_text(json.dumps(values) + "\n")
+    partial.write_text(json.dumps(values, indent=1) + "\n")
     partial.replace(path)
 
 
@@ -56,8 +64,8 @@ def exit_code(error: BaseException | None) -> int:
 
 def is_mendable(error: BaseException) -> bool:
     """Whether the user can mend it, and its message says so in one line: we raised it, or the system for a file."""
-    if isinstance(error, OSError):  # a full disk, a folder that may not be written
-        return bool(error.filename)
+    if isinstance(error, OSError):  # a folder that may not be written, a full disk, which knows of no file
+        return bool(error.filename) or error.errno in _FULL
     return isinstance(error, ValueError | FloatingPointError | ModuleNotFoundError) and _is_ours(error)
 
 

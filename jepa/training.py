@@ -1,6 +1,8 @@
 """How a training run is set, and how its processes come together; jepa/loop.py is the loop itself."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +11,7 @@ from accelerate import Accelerator
 
 from jepa.agreement import check_agreement
 from jepa.alarms import AlarmConfig
-from jepa.checkpoint import CheckpointError, claim_data, claim_run
+from jepa.checkpoint import claim_data, claim_run
 from jepa.config import ConfigError
 from jepa.engines.base import agree
 from jepa.engines.launch import launched
@@ -62,6 +64,11 @@ class LoopConfig:
         for key in ("steps", "accumulate", "log_every", "measure_every", "checkpoint_every", "keep"):
             if getattr(self, key) < 1:
                 raise ConfigError(f"loop.{key} {getattr(self, key)}: must be at least 1")
+        for key in ("keep_every", "max_nonfinite"):
+            if getattr(self, key) < 0:
+                raise ConfigError(f"loop.{key} {getattr(self, key)}: must be 0 (never) or more")
+        if self.timeout <= 0:
+            raise ConfigError(f"loop.timeout {self.timeout:g}: must be more than 0 seconds")
 
 
 def make_accelerator(out: str, config: LoopConfig) -> Accelerator:
@@ -93,16 +100,30 @@ def join(accelerator: Accelerator, out: Path, config: dict[str, Any], data: dict
         ConfigError: the processes do not agree.
         CheckpointError: `out` holds another run, or one of other data.
     """
-    check_agreement({**config, "data_digests": data, "torch": torch.__version__}, accelerator)
-    refusal: CheckpointError | None = None
+    facts = {**config, "data_digests": data, "version": version("openjepa"), "torch": torch.__version__}
+    check_agreement(facts, accelerator)
+
+    def claim() -> None:
+        claim_run(out, config)
+        claim_data(out, data)
+
+    first_alone(accelerator, claim)
+
+
+def first_alone(accelerator: Accelerator, do: Callable[[], object]) -> None:
+    """`do()` in the main process while the others wait; where it fails, all of them end.
+
+    Raises:
+        ConfigError: in the others, where the main process has failed.
+    """
+    failure: Exception | None = None
     if accelerator.is_main_process:
         try:
-            claim_run(out, config)
-            claim_data(out, data)
-        except CheckpointError as error:
-            refusal = error
-    if agree([float(refusal is not None)], accelerator.device)[0]:
-        raise refusal or CheckpointError(f"process 0 cannot take {out} for this run")
+            do()
+        except Exception as error:
+            failure = error
+    if agree([float(failure is not None)], accelerator.device)[0]:
+        raise failure or ConfigError("process 0 cannot go on; it says why")
 
 
 def required(value: str, key: str) -> str:

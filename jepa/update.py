@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from jepa.config import ConfigError
-from jepa.engines.base import Engine, mean
+from jepa.engines.base import Engine, agree, mean
 
 NOT_UPDATED = {"nonfinite", "overflow", "spike"}
 """Figures of a step that changed nothing."""
@@ -40,7 +40,7 @@ def update(
     if not (math.isfinite(loss_value) and math.isfinite(norm)):
         mended = engine.skip(overflow=math.isfinite(loss_value))
         record["overflow" if mended else "nonfinite"] = 1.0
-    elif is_spike and is_spike(loss_value):
+    elif is_spike and agree([float(is_spike(loss_value))], engine.device)[0]:
         engine.skip(overflow=False)
         record["spike"] = 1.0
     else:

@@ -14,7 +14,7 @@ import torch.distributed as dist
 
 from jepa import heartbeat
 from jepa.preemption import Preempted
-from jepa.status import write_status
+from jepa.status import exit_code, write_status
 
 LOST = 76
 """The exit code of a process that ended because another one did, or because the run stood still."""
@@ -24,9 +24,14 @@ ASK = 4  # heartbeats to wait for the others' word on why a collective failed
 
 
 class LostRank(RuntimeError):
-    """A collective failed; the message is one line and names the rank that is gone."""
+    """A collective failed; the message is one line and names the rank that is gone.
 
-    exit_code = LOST
+    `exit_code` is that of a rank which left with an error of its own, else `LOST`.
+    """
+
+    def __init__(self, line: str, exit_code: int) -> None:
+        super().__init__(line)
+        self.exit_code = exit_code
 
 
 class Watchdog:
@@ -67,9 +72,11 @@ class Watchdog:
         if error is not None and self.world > 1 and of_a_collective(error):
             line = self.explain(error)
             self._fail(line)
-            raise LostRank(line) from error
-        clean = error is None or isinstance(error, Preempted)
-        self._publish(left="" if clean else f"{type(error).__name__}: {error}".splitlines()[0][:300])
+            raise LostRank(line, self._code()) from error
+        if error is None or isinstance(error, Preempted):
+            self._publish(left="")
+        else:
+            self._publish(left=f"{type(error).__name__}: {error}".splitlines()[0][:300], code=exit_code(error))
 
     def explain(self, error: BaseException) -> str:
         """One line on why a collective failed: which rank has left or is gone, and how far it was. Takes seconds."""
@@ -120,14 +127,19 @@ class Watchdog:
         """Tell the others, and put down how the run ended: the process that keeps its status may be the lost one."""
         self._publish(left="", verdict=line)
         with suppress(OSError):
-            write_status(self.run, "failed", self._record["at"][0], LOST)
+            write_status(self.run, "failed", self._record["at"][0], self._code())
+
+    def _code(self) -> int:
+        """Of a rank that left with an error, for that is what is to be mended; `LOST` where one is gone."""
+        codes = [(seen.record or {}).get("code") for seen in self._seen.values()]
+        return next((code for code in codes if code is not None), LOST)
 
     def _look(self) -> None:
         for rank, seen in self._seen.items():
             if rank != self.rank:
                 seen.note(heartbeat.read(self._path(rank)), self._now)
 
-    def _publish(self, **last: str) -> None:
+    def _publish(self, **last: Any) -> None:
         record = {**self._record, "time": time.time(), **last}
         self._seen[self.rank].note(record, self._now)
         if self.world > 1:

@@ -29,16 +29,16 @@ def clip_of(rows=3):
 
 def test_drift_is_the_distance_of_all_weights_over_their_size(tiny):
     objective = objective_of("vjepa2", tiny)
-    assert ema_drift(objective) == 0
+    assert ema_drift(objective, torch.device("cpu")) == 0
     with torch.no_grad():
         for parameter in objective.encoder.parameters():
             parameter.mul_(2.0)
-    assert ema_drift(objective) == pytest.approx(0.5)
+    assert ema_drift(objective, torch.device("cpu")) == pytest.approx(0.5)
     with torch.no_grad():
         for parameter in objective.target_encoder.parameters():
             parameter.zero_()
-    assert ema_drift(objective) == pytest.approx(1.0)
-    assert ema_drift(objective_of("lejepa", tiny)) == 0  # it has no target
+    assert ema_drift(objective, torch.device("cpu")) == pytest.approx(1.0)
+    assert ema_drift(objective_of("lejepa", tiny), torch.device("cpu")) == 0  # it has no target
 
 
 @pytest.mark.parametrize("name", plugin_names("jepa.objectives"))

@@ -28,7 +28,7 @@ def test_a_run_is_running_and_then_done(tmp_path):
     ("error", "state", "code"),
     [
         (Preempted(4), "preempted", PREEMPTED),
-        (LostRank("rank 1 is gone"), "failed", LOST),
+        (LostRank("rank 1 is gone", LOST), "failed", LOST),
         (ConfigError("bad"), "failed", 2),
         (CheckpointError("bad"), "failed", 2),
         (OSError(28, "No space left on device", "/full"), "failed", 2),

@@ -58,6 +58,8 @@ class Plain:
         mended = overflow and scaler.get_scale() > 1
         # Not by its own step: with a fused AdamW nothing tells that it did nothing.
         scaler.update(scaler.get_scale() / (2 if mended else 1))
+        if mended:  # the scale is to grow after as many good steps as ever
+            scaler.load_state_dict({**scaler.state_dict(), "_growth_tracker": 0})
         return mended
 
     def evaluating(self) -> nullcontext[None]:

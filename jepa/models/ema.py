@@ -25,6 +25,13 @@ class EMA:
         self._values, self._sources, self._publish = list(values), list(sources), publish
 
     @torch.no_grad()
+    def distance(self) -> tuple[float, float]:
+        """Sums of squares of (online - target) and of online, over the values that this process averages."""
+        pairs = list(zip(self._values, self._sources, strict=True))
+        far = sum(float((source.float() - value).square().sum()) for value, source in pairs)
+        return far, sum(float(source.float().square().sum()) for _, source in pairs)
+
+    @torch.no_grad()
     def update(self, momentum: float) -> None:
         """target <- momentum · target + (1 - momentum) · online, all parameters in one fused call."""
         torch._foreach_lerp_(self._values, [source.float() for source in self._sources], 1.0 - momentum)
