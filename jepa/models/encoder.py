@@ -73,7 +73,8 @@ class PatchEmbed(nn.Module):
             x = x.flatten(1, 3)
         else:
             clip = torch.arange(len(x), device=x.device)[:, None]
-            x = x[clip, *positions(keep, x.shape[1:4]).unbind(-1)]
+            grid = (x.shape[1], x.shape[2], x.shape[3])
+            x = x[clip, *positions(keep, grid).unbind(-1)]
         return F.linear(x.flatten(2), self.proj.weight.flatten(1), self.proj.bias)
 
 
