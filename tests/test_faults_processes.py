@@ -75,8 +75,12 @@ def wait_for(condition, process):
         time.sleep(0.02)
 
 
+def heartbeat(out, rank):
+    return json.loads((out / "heartbeat" / f"rank_{rank:05d}.json").read_text())
+
+
 def signal_rank(out, rank, number):
-    os.kill(json.loads((out / "heartbeat" / f"rank_{rank:05d}.json").read_text())["pid"], number)
+    os.kill(heartbeat(out, rank)["pid"], number)
 
 
 def status(out):
@@ -145,7 +149,7 @@ def test_signals_while_the_checkpoint_is_written_change_nothing(tmp_path, start)
 )
 def test_where_one_rank_is_killed_or_stopped_the_other_names_it_and_ends(tmp_path, start, number, rank):
     process = start(tmp_path)
-    wait_for(lambda: len(steps_of(tmp_path)) > 5, process)
+    wait_for(lambda: len(steps_of(tmp_path)) > 5 and heartbeat(tmp_path, rank)["at"][0] > 0, process)
     signal_rank(tmp_path, rank, number)
     code, errors = ended(process)
     assert code == 1
