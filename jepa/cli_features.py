@@ -39,6 +39,8 @@ def features(
 
     if pca and (len(videos) > 1 or pca.suffix != ".mp4"):
         raise ConfigError(f"--pca {pca}: must end with .mp4, and takes one video")
+    if pca and pca.resolve() == videos[0].resolve():
+        raise ConfigError(f"--pca {pca}: is the video itself, which would be overwritten")
     sliding = Sliding(window, stride or window, fps)
     model = _on(device, load_encoder(encoder, weights)[0])
     with progress_bar() as bar:

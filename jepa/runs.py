@@ -20,10 +20,10 @@ _ENCODER = "encoder.safetensors"
 
 
 def encoder_config(run: str | Path) -> EncoderConfig:
-    """The shape of the encoder of a pre-training run. Raises CheckpointError where there is no such run."""
+    """The shape of the encoder of a pre-training run or a released model. Raises CheckpointError for anything else."""
     path = Path(run) / "config.json"
-    if not path.is_file():
-        raise CheckpointError(f"no run at {run}: {path} is missing; make one with `jepa pretrain`")
+    if not _is_run(run):
+        return _released(run).config
     config = json.loads(path.read_text())
     if "encoder" not in config or not isinstance(config["encoder"], dict):
         raise CheckpointError(f"{run} is not a pre-training run: its config has no encoder")
@@ -31,13 +31,15 @@ def encoder_config(run: str | Path) -> EncoderConfig:
 
 
 def load_encoder(run: str | Path, which: str = "target") -> Encoder:
-    """The frozen encoder of a pre-training run: `target` (the EMA, the one to use) or `online`.
+    """The frozen encoder of a pre-training run: `target` (the EMA, the one to use) or `online`; or a released model's.
 
     Where an objective has no target encoder, the only one is both.
 
     Raises:
         CheckpointError: no run, no valid checkpoint, or weights that do not fit.
     """
+    if not _is_run(run):
+        return _released(run)
     prefix = {"target": "target_encoder.", "online": "encoder."}[which]
     encoder = build_encoder(encoder_config(run), seed=0)
     _, tensors, folder = read_model(run)
@@ -45,6 +47,21 @@ def load_encoder(run: str | Path, which: str = "target") -> Encoder:
     own = {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
     load_weights(encoder, own, str(folder))
     return encoder.eval().requires_grad_(False)
+
+
+def _is_run(run: str | Path) -> bool:
+    """Whether the folder holds a training run, and not a model in a layout of its own."""
+    path = Path(run) / "config.json"
+    return path.is_file() and not json.loads(path.read_text()).keys() & {"format", "model_type"}
+
+
+def _released(name: str | Path) -> Encoder:
+    from jepa.interop.load import load  # which reads runs as well
+
+    encoder = load(name).encoder
+    if encoder is None:
+        raise CheckpointError(f"{name} holds no encoder; give the checkpoint that does")
+    return encoder
 
 
 def save_encoder(run: Path, encoder: Encoder | ImageEncoder) -> None:

@@ -23,7 +23,7 @@ from jepa.runs import encoder_config
 
 @dataclass(frozen=True)
 class ProbeConfig:
-    """A probe run. `encoder` is the folder of a pre-training run; `out` gets the results.
+    """A probe run. `encoder` is the folder of a pre-training run, or a released model; `out` gets the results.
 
     `image_encoder` is the name of an image ViT of timm, one more row; its `weights` are a .safetensors file, `hub` or
     `random`. Without `shards_test` a fifth of the train episodes is the test set. `fps` 0 takes every frame,

@@ -52,8 +52,11 @@ def from_meta(file: dict[str, Any], which: str, heads: Heads, where: str) -> tup
         part = "ac_predictor" if "action_encoder.weight" in found else "predictor"
         own = {_PREDICTOR_MODALITY.get(k, k): v for k, v in found.items() if k not in _NEVER_READ}
         tensors |= {f"{part}.{key}": value for key, value in own.items()}
-    if probes := file.get("classifiers", []):
-        if not isinstance(probes, list) or len(probes) != 1:
+    if "classifiers" in file:
+        probes = file["classifiers"]
+        if not isinstance(probes, list):
+            raise CheckpointError(f"{where}: classifiers is a {type(probes).__name__}, not a list of state dicts")
+        if len(probes) != 1:
             raise CheckpointError(f"{where} holds {len(probes)} classifiers, a sweep's; keep one of them in the file")
         found = _section(probes[0], f"{where}: classifiers")
         tensors |= {f"classifier.{key}": value for key, value in found.items()}
@@ -114,7 +117,12 @@ def _bare(key: Any) -> str:
 def _encoder(found: Tensors, where: str) -> Tensors:
     """Our names. The vector of a modality is added to every token where the bias of its patch embedding is: one sum."""
     out: Tensors = {}
-    last = max((int(key.split(".")[1]) for key in found if key.startswith("norms_block.")), default=-1)
+    numbers = {int(key.split(".")[1]) for key in found if key.startswith("norms_block.")}
+    last = max(numbers, default=-1)
+    if missing := sorted(set(range(last)) - numbers) + ([3] if last in (1, 2) else []):
+        raise MismatchError(where, [Problem(f"norms_block.{number}", "missing") for number in missing])
+    if numbers and any(key.startswith("norm.") for key in found):
+        raise MismatchError(where, [Problem("norm", "unexpected: norms_block has the last norm")])
     for key, value in found.items():
         if key in _MODALITY:
             continue

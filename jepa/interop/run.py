@@ -10,7 +10,7 @@ from jepa.config import from_dict
 from jepa.interop.model import ModelConfig
 from jepa.interop.shapes import MASK_INDEX
 from jepa.interop.tensors import read_json
-from jepa.models.encoder import EncoderConfig
+from jepa.models.encoder import Encoder, EncoderConfig
 from jepa.models.levels import level_blocks
 from jepa.models.predictor import PredictorConfig
 
@@ -57,7 +57,9 @@ def from_run(run: Path, which: str) -> tuple[ModelConfig, Tensors]:
         config = replace(config, levels=tuple(values["objective"]["levels"] or level_blocks(encoder.depth)))
     if count := sum(key.startswith("predictor.mask_tokens.") for key in tensors):
         predictor = replace(from_dict(PredictorConfig, values["predictor"], str(run)), checkpointing="none")
-        config = replace(config, predictor=predictor, mask_tokens=count, mask_index=MASK_INDEX % count)
+        lengths = list(values["objective"].get("lengths") or [])  # each has a mask token of its own
+        index = lengths.index(config.frames) if config.frames in lengths else MASK_INDEX % count
+        config = replace(config, predictor=predictor, mask_tokens=count, mask_index=index)
     return config, tensors
 
 
@@ -66,6 +68,8 @@ def _posttrained(run: Path) -> tuple[ModelConfig, Tensors]:
     from jepa.worlds.ac_jepa import ACJepa
 
     encoder, world = load_world(run)
+    if not isinstance(encoder, Encoder):
+        raise CheckpointError(f"{run} is a world model on {encoder.config.name} of timm, which no layout here can hold")
     shape = replace(encoder.config, drop_path=0.0, checkpointing="none")
     tensors = {f"encoder.{k}": v for k, v in encoder.state_dict().items() if not k.endswith(DROP_PATH_COUNTER)}
     config = ModelConfig(shape.width, origin=str(run), frames=shape.tubelet, encoder=shape)

@@ -1,6 +1,7 @@
 """Writes a model in our layout, transformers' or Meta's, whole or not at all; and uploads it."""
 
 import json
+import os
 import shutil
 import tempfile
 from pathlib import Path
@@ -41,8 +42,10 @@ def save(model: Model, out: str | Path, to: str = "ours", run: str | Path = "", 
             f"{model.config.origin} is a world model of ours, of which no layout has the scales; copy the run folder"
         )
     config, tensors = model.config, {k: v.detach().cpu().contiguous() for k, v in model.state_dict().items()}
-    partial = out.with_name(f"{out.name}.partial")
-    _remove(partial)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    partial = out.with_name(f"{out.name}.{os.getpid()}.partial")  # nobody else's, whatever lies there
+    if partial.exists():
+        raise CheckpointError(f"{partial} is in the way; remove it")
     try:
         if to == "meta":
             if out.suffix != ".pt":

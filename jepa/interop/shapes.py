@@ -8,6 +8,7 @@ from pathlib import PurePath
 
 from torch import Tensor
 
+from jepa.checkpoint import CheckpointError
 from jepa.config import ConfigError
 from jepa.interop.model import ClassifierConfig, ModelConfig
 from jepa.models.ac_predictor import ACPredictorConfig
@@ -68,7 +69,7 @@ def read_config(tensors: Tensors, heads: Heads, which: str, where: str) -> Model
         shape_ac = ACPredictorConfig(width, depth, count, ratio, rope_layout="tiled")
         config = replace(config, ac_predictor=shape_ac, action_dim=inputs["action"], state_dim=inputs["state"])
     if parts["classifier"]:
-        config = replace(config, classifier=_classifier(parts["classifier"], heads))
+        config = replace(config, classifier=_classifier(parts["classifier"], heads, where))
     return config
 
 
@@ -116,10 +117,13 @@ def _heads(part: str, width: int, depth: int, heads: Heads, where: str) -> int:
     return _KNOWN[part][width, depth]
 
 
-def _classifier(found: Tensors, heads: Heads) -> ClassifierConfig:
+def _classifier(found: Tensors, heads: Heads, where: str) -> ClassifierConfig:
     blocks = {key.split(".")[3] for key in found if key.startswith("classifier.pooler.blocks.")}
     names = [n for n in ("linear", *ANTICIPATION_HEADS) if f"classifier.{n}.weight" in found]
     classes = {name: len(found[f"classifier.{name}.weight"]) for name in names} or {"linear": 0}
+    if names not in (["linear"], list(ANTICIPATION_HEADS)):
+        there = ", ".join(names) or "none"
+        raise CheckpointError(f"{where}: a classifier's heads are linear, or verb, noun and action; there are: {there}")
     depth = max((int(number) for number in blocks), default=-1) + 2
     return ClassifierConfig(depth, heads.get("classifier", _PROBE_HEADS), classes=classes)
 

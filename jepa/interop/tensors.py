@@ -2,6 +2,7 @@
 
 import json
 import re
+import struct
 import zipfile
 from pathlib import Path
 from pickle import UnpicklingError
@@ -30,7 +31,7 @@ def read_pickle(path: Path) -> dict[str, Any]:
         found = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except UnpicklingError as error:
         raise CheckpointError(f"{path} was refused, and nothing in it was run: {_reason(str(error))}") from error
-    except (OSError, EOFError, RuntimeError, ValueError, KeyError, IndexError, AttributeError, TypeError) as error:
+    except (OSError, EOFError, RuntimeError, ValueError, LookupError, AttributeError, TypeError, struct.error) as error:
         raise CheckpointError(f"cannot read {path}: {_damage(path, error)}") from error
     if not isinstance(found, dict):
         raise CheckpointError(f"{path} holds a {type(found).__name__}, not the dict of tensors of a checkpoint")
