@@ -15,6 +15,7 @@ from safetensors.torch import save_file
 
 import jepa
 import jepa.runs
+from jepa import runs
 from jepa.checkpoint import CheckpointError
 from jepa.config import ConfigError, build, load_config, to_dict
 from jepa.interop import run as interop_run
@@ -188,3 +189,11 @@ def test_a_choice_where_there_is_none_is_refused(tmp_path):
     (tmp_path / "notes.txt").write_text("no weights")
     with pytest.raises(CheckpointError, match=r"neither a \.safetensors file nor one of"):
         jepa.load(tmp_path / "notes.txt")
+
+
+def test_a_model_that_is_no_run_of_ours_serves_where_a_run_does(tmp_path):
+    model = made.random_model(made.VJEPA2)
+    model.save_pretrained(tmp_path / "model", to="hf")
+    assert runs.encoder_config(tmp_path / "model") == model.config.encoder
+    found = runs.load_encoder(tmp_path / "model")
+    assert runs.encoder_sha256(found) == runs.encoder_sha256(model.encoder)

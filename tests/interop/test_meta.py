@@ -108,6 +108,28 @@ def test_the_vector_of_a_modality_is_added_to_every_token():
     ("change", "said"),
     [
         (
+            lambda e: [e.pop(f"module.backbone.norms_block.3.{k}") for k in ("weight", "bias")],
+            "norms_block.3 is missing",
+        ),
+        (
+            lambda e: [e.pop(f"module.backbone.norms_block.1.{k}") for k in ("weight", "bias")],
+            "norms_block.1 is missing",
+        ),
+        (lambda e: e.update({"norm.weight": torch.ones(48)}), "norm is unexpected"),
+    ],
+)
+def test_the_norms_of_a_dense_encoder_are_all_there_and_each_once(change, said):
+    model = made.random_model(made.CONFIGS["V-JEPA 2.1"])
+    file = to_meta(model.config, model.state_dict())
+    change(file["target_encoder"])
+    with pytest.raises(MismatchError, match=said):
+        load(file)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (
             lambda f: f["target_encoder"].pop("module.backbone.blocks.0.norm1.bias"),
             "encoder.blocks.0.norm1.bias is missing",
         ),
@@ -148,6 +170,7 @@ def test_every_tensor_must_fit(change, said):
             "two tensors of one",
         ),
         (lambda f: f.update(classifiers=[{}, {}]), CheckpointError, "holds 2 classifiers"),
+        (lambda f: f.update(classifiers=3), CheckpointError, "classifiers is a int, not a list"),
     ],
 )
 def test_what_is_no_model_is_said(change, error, said):

@@ -100,3 +100,13 @@ def test_a_folder_is_one_file_or_several_of_its_own(tmp_path):
     (tmp_path / "model.safetensors.index.json").write_text(json.dumps(index))
     with pytest.raises(CheckpointError, match="outside its folder"):
         read_folder(tmp_path)
+
+
+def test_a_legacy_file_cut_off_anywhere_is_one_line(tmp_path):
+    file = tmp_path / "old.pt"
+    torch.save({"encoder": {"a": torch.zeros(3)}}, file, _use_new_zipfile_serialization=False)
+    whole = file.read_bytes()
+    for length in range(0, len(whole), 3):
+        file.write_bytes(whole[:length])
+        with pytest.raises(CheckpointError, match=r"old\.pt"):
+            read_pickle(file)
