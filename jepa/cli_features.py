@@ -9,6 +9,10 @@ if TYPE_CHECKING:
     from jepa.models.encoder import Encoder
     from jepa.models.image_encoder import ImageEncoder
 
+Which = Annotated[
+    str, typer.Option(help="Which encoder of a checkpoint: target (the EMA), encoder, target_encoder or ema_encoder.")
+]
+Heads = Annotated[str, typer.Option(help="Attention heads where nothing says them: 16, or encoder=16,predictor=12 ….")]
 Weights = Annotated[str, typer.Option(help="For timm/NAME: a .safetensors file, hub, or random.")]
 
 
@@ -25,6 +29,8 @@ def features(
     pca: Annotated[
         Path | None, typer.Option(help="MP4 file for a film of the tokens' principal components.", show_default=False)
     ] = None,
+    which: Which = "target",
+    heads: Heads = "",
     weights: Weights = "hub",
     device: Annotated[str, typer.Option(help="cpu, cuda, …; empty: a GPU if there is one.")] = "",
 ) -> None:
@@ -34,6 +40,7 @@ def features(
     from jepa.config import ConfigError
     from jepa.features import Sliding, extract
     from jepa.interop.encoders import load_encoder
+    from jepa.interop.shapes import parse_counts
     from jepa.logs import console, progress_bar
     from jepa.pca_film import write_pca_film
 
@@ -42,7 +49,7 @@ def features(
     if pca and pca.resolve() == videos[0].resolve():
         raise ConfigError(f"--pca {pca}: is the video itself, which would be overwritten")
     sliding = Sliding(window, stride or window, fps)
-    model = _on(device, load_encoder(encoder, weights)[0])
+    model = _on(device, load_encoder(encoder, weights, which=which, heads=parse_counts(heads, "heads"))[0])
     with progress_bar() as bar:
         task = bar.add_task("features", total=len(videos), figures="")
         order = {video: i for i, video in enumerate(videos)}
@@ -69,19 +76,25 @@ def deploy(
         int, typer.Option(min=0, help="Frames of a clip, or of a world model's history; 0: 16, or 1.")
     ] = 0,
     batch: Annotated[int, typer.Option(min=0, help="Size of the batch; 0: any.")] = 0,
+    which: Which = "target",
+    heads: Heads = "",
     weights: Weights = "hub",
 ) -> None:
     """Export an encoder, or a world model with its encoder, and compare the files with the model."""
+    from jepa.config import ConfigError
     from jepa.deploy import deploy as run
     from jepa.deploy import encoder_part, world_parts
     from jepa.interop.encoders import load_encoder
+    from jepa.interop.shapes import parse_counts
     from jepa.logs import console
     from jepa.runs import load_world
 
     if (Path(checkpoint) / "encoder.safetensors").is_file():  # a post-training run
+        if which != "target" or heads:
+            raise ConfigError(f"{checkpoint} is a run with one encoder: leave --which and --heads out")
         parts = world_parts(*load_world(checkpoint), frames or 1)
     else:
-        encoder, world = load_encoder(checkpoint, weights)
+        encoder, world = load_encoder(checkpoint, weights, which=which, heads=parse_counts(heads, "heads"))
         parts = world_parts(encoder, world, frames or 1) if world else [encoder_part(encoder, frames or 16)]
     for name, part in run(parts, out, kind, batch, checkpoint)["parts"].items():
         console.print(f"{name}: {out / part['file']}, within {part['difference']:.1e} of the model", soft_wrap=True)

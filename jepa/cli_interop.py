@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
-    from jepa.interop.model import MismatchError
+    from jepa.interop.fit import MismatchError
 
 
 def convert(
@@ -21,24 +21,30 @@ def convert(
     heads: Annotated[
         str, typer.Option(help="Attention heads where nothing says them: 16, or encoder=16,predictor=12 ….")
     ] = "",
+    blocks: Annotated[
+        str, typer.Option(help="Blocks of a file with fewer than such a part should have: 12, or classifier=2 ….")
+    ] = "",
+    parts: Annotated[
+        str, typer.Option(help="Parts to take, the others need not fit: encoder,predictor,ac_predictor,classifier.")
+    ] = "",
     classifier: Annotated[str, typer.Option(help="A second source, to take the attentive classifier from.")] = "",
     probe: Annotated[str, typer.Option(help="Folder with probe.json, for the model card.")] = "",
 ) -> None:
     """Convert weights between our layout, transformers' and Meta's; all tensors must fit, or nothing is written."""
+    from jepa.interop.fit import MismatchError
     from jepa.interop.load import load
-    from jepa.interop.model import MismatchError
-    from jepa.interop.notes import differences, notes
+    from jepa.interop.notes import differences
     from jepa.interop.save import save
-    from jepa.interop.shapes import parse_heads
+    from jepa.interop.shapes import PARTS, parse_counts
     from jepa.logs import console
 
+    counts = parse_counts(heads, "heads"), parse_counts(blocks, "blocks")
+    taken = tuple(part for part in parts.split(",") if part) or PARTS
     try:
-        model = load(source, parse_heads(heads), which, classifier or None)
+        model = load(source, counts[0], which, classifier or None, counts[1], taken)
     except MismatchError as error:
         _show(error)
         raise
-    for line in notes(model):
-        console.print(line, soft_wrap=True, markup=False, highlight=False)
     ours = Path(source, "checkpoints").is_dir()  # a training run, which knows its data and recipe
     save(model, out, to, run=source if ours else "", probe=probe)
     for line in differences(model, to):

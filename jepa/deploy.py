@@ -1,9 +1,11 @@
 """Models for machines without this package: `torch.export` or ONNX files, compared with what they come from."""
 
 import json
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -118,7 +120,7 @@ def world_parts(encoder: Encoder | ImageEncoder, world: WorldModel | ACPredictor
 def deploy(parts: Sequence[Part], out: Path, kind: str, batch: int, source: str) -> dict[str, Any]:
     """Write each part to `out` and deploy.json beside them; returns what that holds. `batch` 0 leaves it open.
 
-    Every file is read back and run on inputs of its own, and must give what the module gives.
+    Every file is read back and run on inputs of its own, and must give what the module gives: none appears before.
 
     Raises:
         ConfigError: an unknown format, what ONNX needs is not installed, or a file's outputs are not the model's.
@@ -126,26 +128,32 @@ def deploy(parts: Sequence[Part], out: Path, kind: str, batch: int, source: str)
     if kind not in FORMATS:
         raise ConfigError(f"--format {kind}: must be {' or '.join(FORMATS)}")
     out.mkdir(parents=True, exist_ok=True)
-    described = {}
-    for part in parts:
-        path = out / f"{part.name}{FORMATS[kind]}"
-        example = tuple(_rows(x, batch or 2) for x in part.inputs.values())
-        _save(part, example, path, kind, dynamic=not batch)
-        run = _runner(path, kind, list(part.inputs))
-        difference = max(_difference(part, run, rows) for rows in ([batch] if batch else [1, 2, 5]))
-        if not difference <= TOLERANCE:
-            raise ConfigError(f"{path}: its outputs differ from the model's by {difference:.1e}; do not use it")
-        described[part.name] = {
-            "file": path.name,
-            "inputs": {name: _shape(x, batch) for name, x in part.inputs.items()},
-            "outputs": {
-                name: _shape(x, batch) for name, x in zip(part.outputs, part.module(*part.inputs.values()), strict=True)
-            },
-            "difference": difference,
-        }
-    result = {"source": source, "format": kind, "parts": described}
-    (out / "deploy.json").write_text(json.dumps(result, indent=1))
+    # A folder, and not a suffix: a large ONNX file names the file beside it that holds its weights.
+    with TemporaryDirectory(dir=out, prefix=".partial-") as folder:
+        described = {part.name: _written(part, Path(folder), kind, batch) for part in parts}
+        result = {"source": source, "format": kind, "parts": described}
+        (Path(folder) / "deploy.json").write_text(json.dumps(result, indent=1))
+        for path in Path(folder).iterdir():
+            path.replace(out / path.name)
     return result
+
+
+def _written(part: Part, folder: Path, kind: str, batch: int) -> dict[str, Any]:
+    """Write a part to the folder and compare it; what deploy.json says of it. Raises ConfigError where it differs."""
+    path = folder / f"{part.name}{FORMATS[kind]}"
+    example = tuple(_rows(x, batch or 2) for x in part.inputs.values())
+    _save(part, example, path, kind, dynamic=not batch)
+    run = _runner(path, kind, list(part.inputs))
+    difference = max(_difference(part, run, rows) for rows in ([batch] if batch else [1, 2, 5]))
+    if not difference <= TOLERANCE:
+        raise ConfigError(f"{path.name}: its outputs differ from the model's by {difference:.1e}, so it was not kept")
+    outputs = zip(part.outputs, part.module(*part.inputs.values()), strict=True)
+    return {
+        "file": path.name,
+        "inputs": {name: _shape(x, batch) for name, x in part.inputs.items()},
+        "outputs": {name: _shape(x, batch) for name, x in outputs},
+        "difference": difference,
+    }
 
 
 def _save(part: Part, example: tuple[Tensor, ...], path: Path, kind: str, dynamic: bool) -> None:
@@ -163,13 +171,16 @@ def _save(part: Part, example: tuple[Tensor, ...], path: Path, kind: str, dynami
     def hypot(x: Any, y: Any) -> Any:  # which ONNX does not have
         return op.Sqrt(op.Add(op.Mul(x, x), op.Mul(y, y)))
 
-    converted = torch.onnx.export(
-        program,
-        input_names=list(part.inputs),
-        output_names=list(part.outputs),
-        custom_translation_table={torch.ops.prims.hypot.default: hypot},
-        verbose=False,
-    )
+    with warnings.catch_warnings():
+        # torch copies a class of its own that it has deprecated.
+        warnings.filterwarnings("ignore", r".*isinstance\(treespec, LeafSpec\)", FutureWarning)
+        converted = torch.onnx.export(
+            program,
+            input_names=list(part.inputs),
+            output_names=list(part.outputs),
+            custom_translation_table={torch.ops.prims.hypot.default: hypot},
+            verbose=False,
+        )
     converted.save(path)
 
 

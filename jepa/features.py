@@ -66,17 +66,10 @@ def encoded(
     ratio to whole patches.
 
     Raises:
-        DataError: the video cannot be read, or is cut off.
+        DataError: the video cannot be read, is cut off, or its pictures change their shape.
     """
     device = next(encoder.parameters()).device
-    config = encoder.config
-
-    def frames() -> Iterator[tuple[float, Tensor]]:
-        for time, pixels in stream(path, sliding.fps):
-            height, width = whole_patches(*pixels.shape[:2], config.size, config.patch)
-            yield time, resize(torch.from_numpy(pixels).permute(2, 0, 1)[None], height, width)[0]
-
-    chosen = islice(windows(frames(), sliding), 0, None, every)
+    chosen = islice(windows(_resized(path, encoder, sliding.fps), sliding), 0, None, every)
     while batch := list(islice(chosen, BATCH)):
         clips = torch.stack([window.frames for window in batch]).to(device)
         with torch.no_grad():
@@ -134,6 +127,20 @@ def extract(
             raise DataError(f"{first}: {reason}" + f" (and {len(bad) - 1} more that cannot be used)" * (len(bad) > 1))
         _write(out, tensors, {"encoder": source, "level": level, "sliding": json.dumps(asdict(sliding))})
     return bad
+
+
+def _resized(path: Path, encoder: Encoder | ImageEncoder, fps: float) -> Iterator[tuple[float, Tensor]]:
+    """(seconds, frame (3, h, w) uint8) of a video, all of them as large as the first one becomes."""
+    first, config = None, encoder.config
+    for time, pixels in stream(path, fps):
+        height, width = pixels.shape[:2]
+        shape = whole_patches(height, width, config.size, config.patch)
+        first = first or (shape, f"{width}×{height}")
+        if shape != first[0]:
+            raise DataError(
+                f"its pictures change from {first[1]} to {width}×{height} px at {time:.2f} s: cut it or re-encode it"
+            )
+        yield time, resize(torch.from_numpy(pixels).permute(2, 0, 1)[None], *shape)[0]
 
 
 def _window(held: list[tuple[float, Tensor]], length: int) -> Window:

@@ -65,6 +65,10 @@ def without_a_block(file):
 WRONG = {
     "truncated": (truncated, "cannot read vit.pt: it is cut off or damaged"),
     "gadget": (lambda file: torch.save({**file, "opt": Gadget()}, "vit.pt"), "it asks for posix.mkdir"),
+    "legacy gadget": (
+        lambda file: torch.save({**file, "opt": Gadget()}, "vit.pt", _use_new_zipfile_serialization=False),
+        "it asks for posix.mkdir",
+    ),
     "another architecture": (
         lambda file: torch.save({"conv1.weight": torch.zeros(8, 3, 7, 7), "fc.bias": torch.zeros(9)}, "vit.pt"),
         "vit.pt was not loaded: conv1.weight is unexpected, and 1 more",
@@ -86,6 +90,23 @@ def test_a_bad_file_is_refused_with_the_reason_and_nothing_is_written(convert, c
         assert sum("encoder.blocks.0." in line and "missing" in line for line in table) == 12
     elif case != "another architecture":
         assert not table
+
+
+def test_a_file_that_lacks_what_is_not_wanted_is_converted_when_told_so(convert):
+    model = made.random_model(made.CONFIGS["classifier"])
+    model.save_pretrained("whole.pt", to="meta")
+    file = torch.load("whole.pt")
+    del file["predictor"]["module.backbone.predictor_proj.bias"]
+    file["classifiers"] = [{k: v for k, v in file["classifiers"][0].items() if ".blocks.2." not in k}]
+    torch.save(file, "vit.pt")
+    code, said = convert("vit.pt", "out", *HEADS)
+    assert code == 2 and "classifier has 3 blocks, and it should have 4; if the file is whole" in said
+    code, said = convert("vit.pt", "out", *HEADS, "--blocks", "classifier=3")
+    assert code == 2 and "`jepa convert --parts encoder` takes the encoder alone" in said.splitlines()[-1]
+    code, said = convert("vit.pt", "out", *HEADS, "--blocks", "classifier=3", "--parts", "encoder,classifier")
+    assert code == 0
+    assert jepa.load("out").classifier is not None and jepa.load("out").predictor is None
+    assert "blocks 'two'" in convert("vit.pt", "out", "--blocks", "two")[1]
 
 
 @pytest.mark.parametrize("heads", ["two", "encoder=0", "decoder=2", "encoder=2=3"])

@@ -5,6 +5,7 @@ import json
 import re
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -98,7 +99,7 @@ def test_an_encoder_by_onnx(encoder, tmp_path, monkeypatch):
         ac_predictor = None
 
     Loaded.encoder = encoder
-    monkeypatch.setattr(jepa.interop.encoders, "load", lambda source: Loaded)
+    monkeypatch.setattr(jepa.interop.encoders, "load", lambda source, heads, which: Loaded)
     assert called(monkeypatch, "deploy", "runs/mine", tmp_path / "deployed", "--frames", 4) == 0
     for batch in (1, 3):
         frames = torch.randint(0, 256, (batch, 4, 3, 16, 16), dtype=torch.uint8)
@@ -136,6 +137,35 @@ def test_a_world_with_a_history(encoder, tmp_path):
     torch.testing.assert_close(found[1], step["pose"][:, -1], atol=1e-5, rtol=1e-5)
 
 
+def test_a_history_by_onnx_with_any_batch_of_a_released_predictor(encoder, tmp_path):
+    predictor = released(encoder)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", category=FutureWarning)
+        deploy(world_parts(encoder, predictor, 3)[1:], tmp_path, "onnx", 0, "run")
+    for batch in (1, 4):
+        given = {
+            "tokens": torch.randn(batch, 3, 16, 32),
+            "poses": torch.randn(batch, 3, 7),
+            "actions": 0.2 * torch.randn(batch, 3, 7),
+        }
+        found = session(tmp_path / "imagine.onnx").run(None, {key: x.numpy() for key, x in given.items()})
+        with torch.no_grad():
+            wanted = norm_features(predictor(given["tokens"], given["actions"], given["poses"])[:, -1])
+        np.testing.assert_allclose(found[0], wanted, atol=1e-4)
+        moved = given["poses"][:, -1, :3] + given["actions"][:, -1, :3]
+        np.testing.assert_allclose(found[1][:, :3], moved, atol=1e-4)
+
+
+def released(encoder):
+    """A predictor as a file of Meta's has it, with loud weights."""
+    rng = torch.Generator().manual_seed(0)
+    predictor = ACPredictor(ACPredictorConfig(24, 1, 2, rope_layout="tiled"), 32, 7, 7, (4, 4), rng)
+    with torch.no_grad():
+        for tensor in predictor.parameters():
+            tensor.add_(0.1 * torch.randn(tensor.shape, generator=rng))
+    return predictor.eval().requires_grad_(False)
+
+
 def test_a_released_predictor_gets_layer_normed_tokens(encoder):
     predictor = ACPredictor(ACPredictorConfig(24, 1, 2), 32, 7, 7, (4, 4), torch.Generator().manual_seed(0)).eval()
     _, imagine = world_parts(encoder, predictor, 2)
@@ -162,17 +192,25 @@ def test_a_file_that_is_not_the_model_is_refused(encoder, tmp_path, monkeypatch)
         save(part, *rest, **more)
         part.module.encoder.norm.bias.data -= 1
 
-    monkeypatch.setattr(exporting, "_save", other)
-    with pytest.raises(ConfigError, match=r"encoder.pt2: its outputs differ from the model's by 1.0e\+00"):
-        deploy([encoder_part(encoder, 2)], tmp_path, "torch", 2, "run")
+    def first_well(part, *rest, **more):
+        (save if part.name == "good" else other)(part, *rest, **more)
+
+    monkeypatch.setattr(exporting, "_save", first_well)
+    parts = [encoder_part(encoder, 2), encoder_part(encoder, 2)]
+    with pytest.raises(ConfigError, match=r"encoder\.pt2: its outputs differ from the model's by 1.0e\+00"):
+        deploy([dataclasses.replace(parts[0], name="good"), parts[1]], tmp_path, "torch", 2, "run")
+    assert not list(tmp_path.iterdir())
 
 
-def test_what_cannot_be_deployed_is_one_line(encoder, tmp_path):
+def test_what_cannot_be_deployed_is_one_line(encoder, tmp_path, monkeypatch, capsys):
     with pytest.raises(ConfigError, match="--format caffe: must be torch or onnx"):
         deploy([encoder_part(encoder, 2)], tmp_path, "caffe", 0, "run")
     with pytest.raises(ConfigError, match=r"--frames 3: .* tubelets"):
         encoder_part(encoder, 3)
     with pytest.raises(ConfigError, match="--frames 2: this world model sees one frame"):
         world_parts(encoder, world_of(encoder, markov=True), 2)
+    (tmp_path / "encoder.safetensors").touch()
+    assert called(monkeypatch, "deploy", tmp_path, tmp_path / "out", "--which", "encoder") == 2
+    assert "is a run with one encoder: leave --which and --heads out" in capsys.readouterr().err
     with pytest.raises(ConfigError, match="type linear cannot be deployed"):
         world_parts(encoder, torch.nn.Linear(2, 2), 1)

@@ -1,8 +1,10 @@
 """`jepa features`: windows are those of the film decoded at once, memory is bounded, bad videos are told, PCA films."""
 
 import json
+import runpy
 import sys
 import weakref
+from pathlib import Path
 from types import SimpleNamespace
 
 import av
@@ -19,9 +21,12 @@ from jepa.data.decode import decode
 from jepa.data.errors import DataError
 from jepa.data.transforms import normalize, resize
 from jepa.features import Sliding, encoded, extract, windows
+from jepa.interop import notes as telling
 from jepa.models.encoder import build_encoder
 from jepa.models.image_encoder import build_image_encoder
 from jepa.pca_film import colours, fit_components, write_pca_film
+
+made = SimpleNamespace(**runpy.run_path(str(Path(__file__).with_name("interop") / "interop_fixtures.py")))
 
 
 @pytest.fixture
@@ -129,6 +134,21 @@ def test_features_of_many_videos_and_the_one_that_is_damaged(encoder, film, tmp_
         assert file.metadata()["encoder"] == "run" and json.loads(file.metadata()["sliding"])["window"] == 4
 
 
+def test_a_video_whose_pictures_change_their_shape_is_one_that_cannot_be_used(encoder, film, tmp_path, monkeypatch):
+    stream = features.stream
+
+    def turning(path, fps):
+        for i, (time, pixels) in enumerate(stream(path, fps)):
+            yield time, pixels.transpose(1, 0, 2) if path.name == "turns.mp4" and i >= 6 else pixels
+
+    monkeypatch.setattr(features, "stream", turning)
+    (tmp_path / "turns.mp4").write_bytes(film.read_bytes())
+    videos, out = [tmp_path / "turns.mp4", film], tmp_path / "f.safetensors"
+    bad = extract(videos, encoder, out, "pooled", Sliding(4, 4), "run")
+    assert bad == {videos[0]: "its pictures change from 32×24 to 24×32 px at 0.60 s: cut it or re-encode it"}
+    assert str(film) in load_file(out)
+
+
 def test_tokens_of_one_video_as_an_array(encoder, film, tmp_path):
     extract([film], encoder, tmp_path / "f.npy", "tokens", Sliding(4, 4), "run")
     stored = np.load(tmp_path / "f.npy")
@@ -200,9 +220,7 @@ def test_the_film_has_every_frame_beside_its_colours_at_the_videos_aspect(encode
 
 
 def test_the_command_writes_features_and_a_film(encoder, film, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(
-        jepa.interop.encoders, "load", lambda source: SimpleNamespace(encoder=encoder, ac_predictor=None)
-    )
+    monkeypatch.setattr(jepa.interop.encoders, "load", lambda *_: SimpleNamespace(encoder=encoder, ac_predictor=None))
     given = [
         "features",
         film,
@@ -226,9 +244,23 @@ def test_the_command_writes_features_and_a_film(encoder, film, tmp_path, monkeyp
     assert "pooled features of 1 videos" in capsys.readouterr().err
 
 
+def test_the_command_takes_the_encoder_that_is_asked_for_and_tells_of_it(film, tmp_path, monkeypatch, capsys):
+    given = ["--encoder", str(tmp_path / "vit.pt"), "--out", str(tmp_path / "f.safetensors"), "--window", "4"]
+    file = made.meta_checkpoint()
+    torch.save(file, tmp_path / "vit.pt")
+    monkeypatch.setattr(telling, "_TOLD", set())
+    choice = ["--which", "encoder", "--heads", "encoder=2,predictor=2", "--device", "cpu"]
+    monkeypatch.setattr(sys, "argv", ["jepa", "features", str(film), *given, *choice])
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    told = capsys.readouterr().err
+    assert not ended.value.code and "taken: encoder" in told and "mask token norms: 0: " in told
+
+
 @pytest.mark.parametrize(
     ("given", "message"),
     [
+        (["--heads", "two"], "heads 'two': give a number"),
         (["--pca", "a.gif"], "--pca a.gif: must end with .mp4"),
         (["--device", "nosuch"], "--device nosuch: "),
         (["--encoder", "timm/nosuch"], "timm has no model 'nosuch'"),

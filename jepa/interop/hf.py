@@ -5,9 +5,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from jepa.interop.fit import check_fit
 from jepa.interop.hf_config import from_hf_config
-from jepa.interop.model import ModelConfig, check_fit, skeleton
-from jepa.interop.shapes import Heads
+from jepa.interop.model import ModelConfig, skeleton
+from jepa.interop.shapes import Choice
 
 Tensors = dict[str, Tensor]
 
@@ -76,14 +77,14 @@ def to_hf(config: ModelConfig, tensors: Tensors) -> Tensors:
     return out
 
 
-def from_hf(values: dict[str, Any], tensors: Tensors, heads: Heads, where: str) -> tuple[ModelConfig, Tensors]:
+def from_hf(values: dict[str, Any], tensors: Tensors, choice: Choice, where: str) -> tuple[ModelConfig, Tensors]:
     """Config and tensors by our names of a model of transformers, from its config.json and weights.
 
     Raises:
         CheckpointError: a config that is not of V-JEPA 2, or asks for something that we do not have.
         MismatchError: a tensor is missing, unexpected or mis-shaped; the names are theirs.
     """
-    config = from_hf_config(values, tensors, heads, where)
+    config = from_hf_config(values, tensors, choice, where)
     check_fit(tensors, to_hf(config, skeleton(config).state_dict()), where)
     out = {ours: torch.cat([tensors[name] for name in theirs]) for ours, theirs in names(config).items()}
     if config.mask_tokens:

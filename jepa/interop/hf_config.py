@@ -7,8 +7,9 @@ from torch import Tensor
 
 from jepa.checkpoint import CheckpointError
 from jepa.interop.model import ClassifierConfig, ModelConfig
-from jepa.interop.shapes import MASK_INDEX, Heads
+from jepa.interop.shapes import MASK_INDEX, Choice
 from jepa.models.encoder import EncoderConfig
+from jepa.models.pooler import EPS
 from jepa.models.predictor import PredictorConfig
 
 _EPS = 1e-6
@@ -36,8 +37,11 @@ _DEFAULTS: dict[str, Any] = {
 """transformers leaves out of a config what is the default."""
 
 
-def from_hf_config(values: dict[str, Any], tensors: dict[str, Tensor], heads: Heads, where: str) -> ModelConfig:
+def from_hf_config(values: dict[str, Any], tensors: dict[str, Tensor], choice: Choice, where: str) -> ModelConfig:
     """The config of a model of transformers; which parts it has is read from the names of its tensors.
+
+    transformers gives a classifier the encoder's heads and eps. Where its heads are chosen, it is read as it was
+    trained by Meta, with their eps.
 
     Raises:
         CheckpointError: a config that is not of V-JEPA 2, or asks for something that we do not have.
@@ -57,7 +61,7 @@ def from_hf_config(values: dict[str, Any], tensors: dict[str, Tensor], heads: He
         tubelet=get["tubelet_size"],
         width=get["hidden_size"],
         depth=get["num_hidden_layers"],
-        heads=heads.get("encoder", get["num_attention_heads"]),
+        heads=choice.heads.get("encoder", get["num_attention_heads"]),
         mlp_ratio=float(get["mlp_ratio"]),
         rope_layout="tiled",
     )
@@ -66,15 +70,17 @@ def from_hf_config(values: dict[str, Any], tensors: dict[str, Tensor], heads: He
         shape = PredictorConfig(
             get["pred_hidden_size"],
             get["pred_num_hidden_layers"],
-            heads.get("predictor", get["pred_num_attention_heads"]),
+            choice.heads.get("predictor", get["pred_num_attention_heads"]),
             float(get["pred_mlp_ratio"]),
         )
         count = get["pred_num_mask_tokens"]
         config = replace(config, predictor=shape, mask_tokens=count, mask_index=MASK_INDEX % count)
     if any(key.startswith(("classifier.", "pooler.")) for key in tensors):
         labels = tuple(str(get["id2label"][key]) for key in sorted(get["id2label"], key=int))
-        depth, own = get["num_pooler_layers"] + 1, heads.get("classifier", encoder.heads)
-        config = replace(config, classifier=ClassifierConfig(depth, own, _EPS, {"linear": len(labels)}, labels))
+        as_trained = "classifier" in choice.heads
+        heads, eps = (choice.heads["classifier"], EPS) if as_trained else (encoder.heads, _EPS)
+        probe = ClassifierConfig(get["num_pooler_layers"] + 1, heads, eps, {"linear": len(labels)}, labels)
+        config = replace(config, classifier=probe)
     return config
 
 

@@ -1,15 +1,17 @@
 """A loaded model: encoder, predictors and classifier as one module whose tensor names every layout is mapped to."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from jepa.checkpoint import CheckpointError
+from jepa.interop.fit import check_fit
 from jepa.models.ac_predictor import ACPredictor, ACPredictorConfig
-from jepa.models.encoder import Encoder, EncoderConfig
+from jepa.models.encoder import Encoder, EncoderConfig, PatchEmbed
 from jepa.models.levels import Levels, LevelsPredictor
 from jepa.models.pooler import ANTICIPATION_HEADS, EPS, AnticipationClassifier, AttentiveClassifier
 from jepa.models.predictor import Predictor, PredictorConfig
@@ -40,6 +42,7 @@ class ModelConfig:
     the blocks that V-JEPA 2.1 reads, empty for V-JEPA 2. `width` is that of the tokens. `origin` says whence it came.
     With `ac_standardised` the action-conditioned predictor works in the scales of its run's world model, and not on
     layer-normed tokens and plain actions and states: `jepa.runs.load_world` has both.
+    `remarks` are what the reader of a file found odd in it, or left out.
     """
 
     width: int
@@ -56,12 +59,38 @@ class ModelConfig:
     state_dim: int = 7
     ac_standardised: bool = False
     classifier: ClassifierConfig | None = None
+    remarks: tuple[str, ...] = ()
+
+
+class DenseEncoder(Encoder):
+    """An encoder of V-JEPA 2.1: to it a clip of one frame is an image, and not a still video.
+
+    The patch embedding of images is a part of `Levels`, and only used here.
+    """
+
+    images: tuple[PatchEmbed, ...] = ()  # no module of its own: torch does not look into tuples
+
+    def blocks_out(
+        self, frames: Tensor, keep: Tensor | None, layers: Sequence[int], embed: PatchEmbed | None = None
+    ) -> list[Tensor]:
+        """As `Encoder.blocks_out`."""
+        if embed is None and frames.shape[1] == 1 and self.images:
+            embed = self.images[0]
+        return super().blocks_out(frames, keep, layers, embed)
+
+    def plain(self) -> Encoder:
+        """The same weights for video alone, where a single frame is a still video, as V-JEPA 2-AC shows it."""
+        with torch.device("meta"):
+            encoder = Encoder(self.config, torch.Generator())
+        encoder.load_state_dict(self.state_dict(), assign=True)
+        return encoder.train(self.training).requires_grad_(next(self.parameters()).requires_grad)
 
 
 class Model(nn.Module):
     """The parts of a checkpoint, each None where the file has none of it.
 
-    encoder: frames (B, T, 3, h, w), ImageNet-normalised -> tokens (B, t·N, D).
+    encoder: frames (B, T, 3, h, w), ImageNet-normalised -> tokens (B, t·N, D). A single frame is a still video of one
+        tubelet, but to V-JEPA 2.1 an image.
     levels: what V-JEPA 2.1 adds to it, see `jepa.models.levels`.
     predictor: `jepa.models.predictor.Predictor`; ask it with `mask_index=model.config.mask_index`.
     ac_predictor: layer-normed tokens (B, T, N, D), actions (B, T, A), states (B, T, S) -> the next tokens.
@@ -73,8 +102,14 @@ class Model(nn.Module):
         generator = generator or torch.Generator()
         self.config = config
         e, p = config.encoder, config.predictor
-        self.encoder = Encoder(e, generator) if e else None
-        self.levels = Levels(self.encoder, config.levels, generator) if self.encoder and config.levels else None
+        self.encoder: Encoder | None = None
+        self.levels: Levels | None = None
+        if e and config.levels:
+            self.encoder = dense = DenseEncoder(e, generator)
+            self.levels = Levels(dense, config.levels, generator)
+            dense.images = (self.levels.image_patch_embed,)
+        elif e:
+            self.encoder = Encoder(e, generator)
         self.predictor: Predictor | LevelsPredictor | None = None
         if p and self.encoder:
             rope, count = self.encoder.rope, config.mask_tokens
@@ -111,39 +146,6 @@ class Model(nn.Module):
         return push(self, repo_id, private, **told)
 
 
-class Problem(NamedTuple):
-    """Why a tensor keeps a checkpoint from being loaded."""
-
-    tensor: str
-    problem: str
-    in_file: str = ""
-    wanted: str = ""
-
-
-class MismatchError(CheckpointError):
-    """Tensors that do not fit, all of them in `problems`; the message is one line and names the first."""
-
-    def __init__(self, where: str, problems: list[Problem]) -> None:
-        first, rest = problems[0], len(problems) - 1
-        shapes = f" ({first.in_file} in the file, {first.wanted} wanted)" if first.in_file and first.wanted else ""
-        more = f", and {rest} more tensors do not fit" if rest else ""
-        super().__init__(f"{where} was not loaded: {first.tensor} is {first.problem}{shapes}{more}")
-        self.problems = problems
-
-
-def check_fit(found: Tensors, wanted: Tensors, where: str) -> None:
-    """Compare names and shapes, and look for NaN and infinities. Raises MismatchError unless all fits."""
-    problems = [Problem(k, "missing", wanted=_shape(v)) for k, v in wanted.items() if k not in found]
-    problems += [Problem(k, "unexpected", in_file=_shape(v)) for k, v in found.items() if k not in wanted]
-    for key in found.keys() & wanted.keys():
-        if found[key].shape != wanted[key].shape:
-            problems.append(Problem(key, "of another shape", _shape(found[key]), _shape(wanted[key])))
-        elif not found[key].is_floating_point() or not bool(found[key].isfinite().all()):
-            problems.append(Problem(key, "not finite, or not of floating point", _shape(found[key])))
-    if problems:
-        raise MismatchError(where, sorted(problems))
-
-
 def skeleton(config: ModelConfig) -> Model:
     """The model without weights: names and shapes alone, on torch's `meta` device.
 
@@ -177,7 +179,3 @@ def _classifier(width: int, c: ClassifierConfig) -> nn.Module:
         counts = [c.classes[name] for name in ANTICIPATION_HEADS]
         return AnticipationClassifier(width, counts, c.depth, c.heads, c.eps)
     return AttentiveClassifier(width, c.classes["linear"], c.depth, c.heads, c.eps)
-
-
-def _shape(tensor: Tensor) -> str:
-    return "×".join(map(str, tensor.shape)) or "scalar"

@@ -1,9 +1,23 @@
 """What a user should know of a loaded model: its parts, and where released weights differ from what one expects."""
 
+import os
+
 from torch import nn
 
 from jepa.interop.model import Model
+from jepa.interop.shapes import MASK_INDEX
+from jepa.logs import console
 from jepa.models.pooler import EPS
+
+_TOLD: set[str] = set()  # of this process: a probe loads the same encoder for every row
+
+
+def tell(model: Model) -> None:
+    """Print the notes on stderr, once for each model; of several processes the first one does it."""
+    text = "\n".join([f"{model.config.origin}:", *notes(model)])
+    if text not in _TOLD and os.environ.get("RANK", "0") == "0":
+        _TOLD.add(text)
+        console.print(text, soft_wrap=True, markup=False, highlight=False)
 
 
 def notes(model: Model) -> list[str]:
@@ -19,7 +33,8 @@ def notes(model: Model) -> list[str]:
         stretched = ", rows and columns stretched to the grid of training" if e.rope_interpolate else ""
         lines.append(f"positions: rope_layout={e.rope_layout}{stretched}; LayerNorm eps 1e-6")
     if c.levels:
-        lines.append(f"levels: V-JEPA 2.1, after blocks {', '.join(map(str, c.levels))}")
+        blocks = ", ".join(map(str, c.levels))
+        lines.append(f"levels: V-JEPA 2.1, after blocks {blocks}; a clip of one frame is embedded as an image")
     if c.predictor and model.predictor is not None:
         p = c.predictor
         lines.append(
@@ -40,7 +55,7 @@ def notes(model: Model) -> list[str]:
         )
         if k.heads != 16:
             lines.append("classifier: Meta's probes were trained with 16 heads; heads={'classifier': 16} reads it so")
-    return lines
+    return lines + list(c.remarks)
 
 
 def differences(model: Model, to: str) -> list[str]:
@@ -52,6 +67,8 @@ def differences(model: Model, to: str) -> list[str]:
         lines.append(
             f"classifier: LayerNorm eps {c.classifier.eps:g} here, {theirs:g} there: logits will differ a little"
         )
+    if to != "ours" and c.mask_tokens and c.mask_index != (theirs_index := MASK_INDEX % c.mask_tokens):
+        lines.append(f"predictor: inference uses mask token {c.mask_index} here, and {theirs_index} there")
     if to == "hf" and c.encoder and c.encoder.rope_bf16:
         lines.append("positions: rope_bf16=true here; transformers rounds angles only where it computes in bf16")
     if to == "meta" and c.ac_predictor:

@@ -11,7 +11,7 @@ from jepa.models.predictor import PredictorConfig
 
 ENCODER = EncoderConfig(size=32, patch=8, width=48, depth=2, heads=2, rope_layout="tiled")
 VJEPA2 = ModelConfig(48, frames=4, encoder=ENCODER, predictor=PredictorConfig(24, 2, 2), mask_tokens=3, mask_index=1)
-CLASSIFIER = ClassifierConfig(depth=3, heads=2, eps=1e-6, classes={"linear": 5})
+CLASSIFIER = ClassifierConfig(depth=4, heads=2, eps=1e-6, classes={"linear": 5})
 CONFIGS = {
     "encoder and predictor": VJEPA2,
     "classifier": replace(VJEPA2, classifier=replace(CLASSIFIER, labels=("up", "down", "left", "right", "still"))),

@@ -10,9 +10,11 @@ import pytest
 import torch
 
 from jepa.checkpoint import CheckpointError
+from jepa.interop.fit import MismatchError
 from jepa.interop.hf import from_hf, to_hf
 from jepa.interop.hf_config import to_hf_config
-from jepa.interop.model import MismatchError, assemble
+from jepa.interop.model import assemble
+from jepa.interop.shapes import Choice
 from jepa.torchvision_ops import declare_missing_operators
 
 declare_missing_operators()  # before transformers asks for torchvision
@@ -54,7 +56,7 @@ def clip(config, frames=4, height=None, width=None):
 
 @torch.no_grad()
 def test_what_transformers_has_gives_the_same_features_and_logits(theirs):
-    config, tensors = from_hf(theirs.config.to_dict(), theirs.state_dict(), {}, "theirs")
+    config, tensors = from_hf(theirs.config.to_dict(), theirs.state_dict(), Choice(), "theirs")
     ours, frames = assemble(config, tensors, "theirs"), clip(theirs.config)
     wanted = theirs.vjepa2(frames, context_mask=[CONTEXT], target_mask=[TARGET])
     tokens = ours.encoder(frames)
@@ -69,7 +71,7 @@ def test_what_transformers_has_gives_the_same_features_and_logits(theirs):
 
 def test_a_round_trip_gives_every_tensor_and_the_config_back(theirs):
     known = theirs.state_dict()
-    config, tensors = from_hf(theirs.config.to_dict(), known, {}, "theirs")
+    config, tensors = from_hf(theirs.config.to_dict(), known, Choice(), "theirs")
     back = to_hf(config, tensors)
     assert back.keys() == known.keys()
     assert all(torch.equal(back[key], known[key]) for key in known)
@@ -104,7 +106,7 @@ def test_beyond_the_trained_resolution_ours_counts_rows_and_transformers_does_no
     g = torch.Generator().manual_seed(0)
     for p in theirs.parameters():
         p.add_(0.1 * torch.randn(p.shape, generator=g))
-    own, tensors = from_hf(config.to_dict(), theirs.state_dict(), {}, "theirs")
+    own, tensors = from_hf(config.to_dict(), theirs.state_dict(), Choice(), "theirs")
     ours = assemble(own, tensors, "theirs")
     large = clip(config, height=48, width=48)
     told = transformers.VJEPA2Model(transformers.VJEPA2Config(**{**TINY, "crop_size": 48})).eval()
@@ -121,6 +123,34 @@ def test_beyond_the_trained_resolution_ours_counts_rows_and_transformers_does_no
             torch.arange(24) % 6,
         )
     torch.testing.assert_close(ours.encoder(wide), theirs(wide).last_hidden_state, atol=1e-5, rtol=0)
+
+
+@torch.no_grad()
+def test_the_predictor_follows_the_clip_and_that_of_transformers_the_config():
+    config = transformers.VJEPA2Config(**TINY)
+    theirs = transformers.VJEPA2Model(config).eval()
+    g = torch.Generator().manual_seed(0)
+    for p in theirs.parameters():
+        p.add_(0.1 * torch.randn(p.shape, generator=g))
+    own, tensors = from_hf(config.to_dict(), theirs.state_dict(), Choice(), "theirs")
+    ours, large = assemble(own, tensors, "theirs"), clip(config, height=48, width=48)
+    told = transformers.VJEPA2Model(transformers.VJEPA2Config(**{**TINY, "crop_size": 48})).eval()
+    told.load_state_dict(theirs.state_dict())
+    context, target = torch.tensor([[0, 9, 40], [7, 2, 30]]), torch.tensor([[71, 1], [35, 6]])
+    wanted = told(large, context_mask=[context], target_mask=[target]).predictor_output.last_hidden_state
+    seen = ours.encoder(large).gather(1, context[..., None].expand(-1, -1, own.width))
+    found = ours.predictor(seen, context, target, (2, 6, 6), own.mask_index)
+    torch.testing.assert_close(found, wanted, atol=1e-5, rtol=0)
+    off = theirs.predictor(ours.encoder(large), context_mask=[context], target_mask=[target]).last_hidden_state
+    assert (found - off).abs().max() > 1e-2  # the same tokens, cut into rows by crop_size
+
+
+def test_a_classifier_whose_heads_are_chosen_is_read_as_meta_trained_it():
+    values, tensors = hf_parts()
+    config, _ = from_hf(values, tensors, Choice(heads={"classifier": 4}), "file")
+    assert (config.classifier.heads, config.classifier.eps) == (4, 1e-5) and config.encoder.heads == 2
+    config, _ = from_hf(values, tensors, Choice(), "file")
+    assert (config.classifier.heads, config.classifier.eps) == (2, 1e-6)
 
 
 def hf_parts():
@@ -144,7 +174,7 @@ def test_every_tensor_must_fit_by_its_name_in_the_file(change, problem):
     tensors = copy.deepcopy(tensors)
     change(tensors)
     with pytest.raises(CheckpointError) as refused:
-        config, found = from_hf(values, tensors, {}, "file")
+        config, found = from_hf(values, tensors, Choice(), "file")
         assemble(config, found, "file")
     assert isinstance(refused.value, MismatchError) and problem in str(refused.value)
     assert str(refused.value).startswith("file was not loaded: ") and "\n" not in str(refused.value)
@@ -165,7 +195,7 @@ def test_every_tensor_must_fit_by_its_name_in_the_file(change, problem):
 def test_a_config_that_we_do_not_have_is_refused(key, value, said):
     values, tensors = hf_parts()
     with pytest.raises(CheckpointError, match="its config says") as refused:
-        from_hf({**values, key: value}, tensors, {}, "file")
+        from_hf({**values, key: value}, tensors, Choice(), "file")
     assert said in str(refused.value)
 
 

@@ -18,7 +18,9 @@ import jepa.runs
 from jepa import runs
 from jepa.checkpoint import CheckpointError
 from jepa.config import ConfigError, build, load_config, to_dict
+from jepa.interop import notes as telling
 from jepa.interop import run as interop_run
+from jepa.interop.encoders import load_encoder
 from jepa.interop.model import Model
 from jepa.models.encoder import build_encoder
 from jepa.pretrain import PretrainConfig
@@ -77,7 +79,7 @@ def test_half_precision_files_become_fp32_and_do_not_share_the_files_memory(tmp_
     assert torch.equal(model.encoder.norm.bias, file["target_encoder"]["module.backbone.norm.bias"].float())
 
 
-def test_the_hub_is_asked_for_what_is_no_path(tmp_path, monkeypatch):
+def test_the_hub_is_asked_for_what_is_no_path(tmp_path, monkeypatch, capsys):
     made.random_model(made.VJEPA2).save_pretrained(tmp_path / "model")
     asked = []
 
@@ -89,6 +91,7 @@ def test_the_hub_is_asked_for_what_is_no_path(tmp_path, monkeypatch):
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
     assert jepa.load("facebook/vjepa2-tiny").config == made.VJEPA2
+    assert capsys.readouterr().err.startswith("facebook/vjepa2-tiny is no path here: asking the Hugging Face hub\n")
     with pytest.raises(
         CheckpointError, match=r"facebook/none is no path here, and the hub does not give it: no network$"
     ):
@@ -182,7 +185,7 @@ def test_a_choice_where_there_is_none_is_refused(tmp_path):
     assert jepa.load(tmp_path / "model", which="encoder").config.which == "encoder"
     with pytest.raises(ConfigError, match="holds one encoder"):
         jepa.load(tmp_path / "model", which="target_encoder")
-    with pytest.raises(ConfigError, match="says itself how many heads"):
+    with pytest.raises(ConfigError, match="says itself how many heads and blocks"):
         jepa.load(tmp_path / "model", heads=2)
     with pytest.raises(ConfigError, match="which='ema' is not one of target"):
         jepa.load(tmp_path / "model", which="ema")
@@ -197,3 +200,50 @@ def test_a_model_that_is_no_run_of_ours_serves_where_a_run_does(tmp_path):
     assert runs.encoder_config(tmp_path / "model") == model.config.encoder
     found = runs.load_encoder(tmp_path / "model")
     assert runs.encoder_sha256(found) == runs.encoder_sha256(model.encoder)
+
+
+def test_what_was_read_is_printed_once_by_whatever_loads_it_and_by_the_first_process(tmp_path, monkeypatch, capsys):
+    model = made.random_model(replace(made.VJEPA2, origin="facebook/tiny", remarks=("odd",)))
+    model.save_pretrained(tmp_path / "model")
+    for i, load in enumerate((jepa.load, load_encoder, runs.load_encoder, runs.encoder_config)):
+        monkeypatch.setattr(telling, "_TOLD", set())
+        monkeypatch.setenv("RANK", "0")
+        load(str(tmp_path / "model"))
+        told = capsys.readouterr().err.splitlines()
+        assert told[0] == "facebook/tiny:" and told[-1] == "odd", i
+        assert sum(line.startswith("mask token norms: 0: ") for line in told) == 1
+        load(str(tmp_path / "model"))
+        monkeypatch.setattr(telling, "_TOLD", set())
+        monkeypatch.setenv("RANK", "1")
+        load(str(tmp_path / "model"))
+        assert not capsys.readouterr().err
+
+
+def test_parts_are_taken_as_asked_from_any_source(tmp_path):
+    model = made.random_model(made.CONFIGS["classifier"])
+    model.save_pretrained(tmp_path / "ours")
+    model.save_pretrained(tmp_path / "hf", to="hf")
+    model.save_pretrained(tmp_path / "meta.pt", to="meta")
+    for source, heads in (("ours", None), ("hf", None), ("meta.pt", made.HEADS)):
+        alone = jepa.load(tmp_path / source, heads, parts=["encoder"])
+        assert alone.predictor is alone.classifier is None and same(alone.encoder, model.encoder)
+        assert alone.config.mask_tokens == 0
+        probe = jepa.load(tmp_path / source, heads, parts=["classifier"])
+        assert probe.encoder is probe.predictor is None and same(probe.classifier, model.classifier)
+    for parts in (["decoder"], ["predictor"], ["classifier", "predictor"]):
+        with pytest.raises(ConfigError, match="are of encoder, predictor, ac_predictor, classifier"):
+            jepa.load(tmp_path / "ours", parts=parts)
+
+
+def test_verbs_that_take_an_encoder_out_choose_it_as_load_does(tmp_path):
+    file = made.meta_checkpoint()
+    torch.save(file, tmp_path / "vit.pt")
+    for which in ("encoder", "target_encoder"):
+        encoder, _ = load_encoder(str(tmp_path / "vit.pt"), which=which, heads=made.HEADS)
+        assert torch.equal(encoder.norm.bias, file[which]["module.backbone.norm.bias"])
+    dense = made.random_model(made.CONFIGS["V-JEPA 2.1"])
+    dense.save_pretrained(tmp_path / "dense")
+    encoder, image = load_encoder(str(tmp_path / "dense"))[0], torch.randn(1, 1, 3, 32, 32)
+    assert torch.equal(encoder(image), dense.encoder(image.expand(-1, 2, -1, -1, -1)))  # as it is when saved alone
+    with pytest.raises(ConfigError, match="timm/x is one encoder, whose heads timm knows"):
+        load_encoder("timm/x", which="encoder")

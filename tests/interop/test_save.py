@@ -2,6 +2,7 @@
 
 import json
 import runpy
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -99,5 +100,10 @@ def test_what_a_layout_says_otherwise_is_told():
     assert "eps 1e-06 here, 1e-05 there" in differences(probe, "meta")[0]
     assert not differences(probe, "hf") and not differences(probe, "ours")
     assert "extrinsics_encoder" in differences(ac, "meta")[0]
+    other = made.random_model(replace(made.VJEPA2, mask_index=2))
+    for to in ("hf", "meta"):
+        assert differences(other, to) == ["predictor: inference uses mask token 2 here, and 1 there"]
+    assert not differences(other, "ours")
+    assert not differences(made.random_model(replace(made.VJEPA2, mask_tokens=1, mask_index=0)), "hf")
     for model, part in ((probe, "trained with 16 heads"), (ac, "layer-normed again")):
         assert part in "\n".join(notes(model))
