@@ -3,11 +3,12 @@
 import os
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
-from jepa import cli_data, cli_features, cli_interop, cli_run
+from jepa import cli_data, cli_features, cli_interop, cli_probe, cli_run
+from jepa.cli_config import Overrides, Preset, configured
 
 app = typer.Typer(
     name="jepa",
@@ -19,13 +20,11 @@ app = typer.Typer(
 
 app.command()(cli_data.pack)
 app.add_typer(cli_data.app)
+app.add_typer(cli_probe.app)
 app.command()(cli_run.export)
 app.command()(cli_interop.convert)
 app.command()(cli_features.features)
 app.command()(cli_features.deploy)
-
-Preset = Annotated[str, typer.Argument(help="Preset name (configs/<verb>/NAME.yaml) or path of a YAML file.")]
-Overrides = Annotated[list[str] | None, typer.Argument(help="key.sub=value …, applied last.", show_default=False)]
 
 
 @app.command()
@@ -67,7 +66,7 @@ def pretrain(preset: Preset, overrides: Overrides = None) -> None:
     from jepa.pretrain import PretrainConfig, run
     from jepa.probes.online import make
 
-    run(_config(PretrainConfig, "pretrain", preset, overrides), make)
+    run(configured(PretrainConfig, "pretrain", preset, overrides), make)
 
 
 @app.command()
@@ -83,16 +82,8 @@ def cost(
     from jepa.cost_tables import tables
     from jepa.pretrain import PretrainConfig
 
-    config = _config(PretrainConfig, "pretrain", preset, ["out=nowhere", *(overrides or ())])
+    config = configured(PretrainConfig, "pretrain", preset, ["out=nowhere", *(overrides or ())])
     cli_data.print_tables(Console(), tables(config, gpus, tflops))
-
-
-@app.command()
-def probe(preset: Preset, overrides: Overrides = None) -> None:
-    """Probe the frozen encoder against its random initialisation and raw pixels."""
-    from jepa.probes.run import ProbeConfig, run
-
-    run(_config(ProbeConfig, "probe", preset, overrides))
 
 
 @app.command()
@@ -100,7 +91,7 @@ def posttrain(preset: Preset, overrides: Overrides = None) -> None:
     """Post-train the action-conditioned world model on frozen features; resumes by itself."""
     from jepa.posttrain import PosttrainConfig, run
 
-    run(_config(PosttrainConfig, "posttrain", preset, overrides))
+    run(configured(PosttrainConfig, "posttrain", preset, overrides))
 
 
 @app.command()
@@ -108,7 +99,7 @@ def plan(preset: Preset, overrides: Overrides = None) -> None:
     """Plan towards goal images in closed loop, beside random actions, doing nothing and an oracle."""
     from jepa.planning.benchmark import PlanConfig, run
 
-    run(_config(PlanConfig, "plan", preset, overrides))
+    run(configured(PlanConfig, "plan", preset, overrides))
 
 
 @app.command()
@@ -145,12 +136,6 @@ def demo(
     from jepa.demo import run
 
     run(out, preset)
-
-
-def _config(schema: Any, group: str, preset: str, overrides: list[str] | None) -> Any:
-    from jepa.config import load_config
-
-    return load_config(schema, group, preset, overrides or ())
 
 
 def main() -> None:

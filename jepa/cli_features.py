@@ -19,7 +19,7 @@ Weights = Annotated[str, typer.Option(help="For timm/NAME: a .safetensors file, 
 def features(
     videos: Annotated[list[Path], typer.Argument(help="Video or image files.")],
     encoder: Annotated[
-        str, typer.Option(help="A run folder, a released model (hub id, folder or file), or timm/NAME of an image ViT.")
+        str, typer.Option(help="A run folder, a released model (hub id, folder or file), or timm/NAME.")
     ],
     out: Annotated[Path, typer.Option(help="File to write: .safetensors, or .npy for one video.")],
     level: Annotated[str, typer.Option(help="pooled: a vector for each window; tokens: all of them.")] = "pooled",

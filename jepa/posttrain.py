@@ -26,10 +26,10 @@ from jepa.worlds.base import Sequence
 
 @dataclass(frozen=True)
 class PosttrainConfig:
-    """A post-training run on top of `encoder`: a pre-training run, a released model, or timm/NAME of an image ViT.
+    """A post-training run on top of `encoder`: a pre-training run, a released model, or timm/NAME of an image encoder.
 
     `weights: random` takes only the encoder's shape from there and draws new weights: the control for pre-training.
-    It needs no trained run, so `encoder` may then be a pretrain preset as well. For an image ViT `weights` may be a
+    It needs no trained run, so `encoder` may then be a pretrain preset as well. For an image encoder `weights` may be a
     .safetensors file too; `pretrained` are those of the hub.
     `frames` is the length of the training windows.
     """

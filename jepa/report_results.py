@@ -46,11 +46,12 @@ def probes(run: Path) -> str:
     text = (
         f"Trained on {n['train']} episodes, tested on {n['test']} others, {seeds} probe seeds, the same clips and "
         f"budget for every row. ± is a 95 % t-interval over seeds; the difference is pre-trained minus random init, in "
-        f"brackets its 95 % bootstrap interval over test episodes; a verdict needs both on one side of zero."
+        f"brackets its 95 % bootstrap interval over test episodes; a verdict needs both on one side of zero. "
+        f"probe/report.html has every interval, the confusions, and what the head that is best on test would score."
     )
     absent = "".join(page.absent(f"{task}: {reason}") for task, reason in result["not_run"].items())
     plots = "".join(
-        page.picture(path, f"{task}: bars are means, dots are seeds.")
+        page.picture(path, f"{task}: bars are means, whiskers 95 % over test episodes, dots are seeds.")
         for task in dict.fromkeys(r["task"] for r in result["rows"])
         if (path := run / "probe" / f"probe_{task}.png").is_file()
     )

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from jepa.checkpoint import CheckpointError, load_weights, read_model
+from jepa.checkpoint_format import step_of
 from jepa.config import build, from_dict, to_dict
 from jepa.models.encoder import Encoder, EncoderConfig, build_encoder
 from jepa.models.image_encoder import ImageEncoder, build_image_encoder
@@ -21,7 +23,7 @@ _ENCODER = "encoder.safetensors"
 
 def encoder_config(run: str | Path) -> EncoderConfig:
     """The shape of the encoder of a pre-training run or a released model. Raises CheckpointError for anything else."""
-    path = Path(run) / "config.json"
+    path = run_and_step(run)[0] / "config.json"
     if not _is_run(run):
         return _released(run).config
     config = json.loads(path.read_text())
@@ -33,6 +35,7 @@ def encoder_config(run: str | Path) -> EncoderConfig:
 def load_encoder(run: str | Path, which: str = "target") -> Encoder:
     """The frozen encoder of a pre-training run: `target` (the EMA, the one to use) or `online`; or a released model's.
 
+    It is that of the newest valid checkpoint, unless one is named: RUN/checkpoints/step_00000123.
     Where an objective has no target encoder, the only one is both.
 
     Raises:
@@ -42,16 +45,23 @@ def load_encoder(run: str | Path, which: str = "target") -> Encoder:
         return _released(run)
     prefix = {"target": "target_encoder.", "online": "encoder."}[which]
     encoder = build_encoder(encoder_config(run), seed=0)
-    _, tensors, folder = read_model(run)
+    _, tensors, folder = read_model(*run_and_step(run))
     prefix = prefix if any(key.startswith(prefix) for key in tensors) else "encoder."
     own = {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
     load_weights(encoder, own, str(folder))
     return encoder.eval().requires_grad_(False)
 
 
+def run_and_step(run: str | Path) -> tuple[Path, int | None]:
+    """A run's folder, and the step where one of its checkpoints is named: RUN/checkpoints/step_00000123."""
+    path = Path(run)
+    named = path.parent.name == "checkpoints" and re.fullmatch(r"step_\d{8}", path.name)
+    return (path.parent.parent, step_of(path)) if named else (path, None)
+
+
 def _is_run(run: str | Path) -> bool:
     """Whether the folder holds a training run, and not a model in a layout of its own."""
-    path = Path(run) / "config.json"
+    path = run_and_step(run)[0] / "config.json"
     return path.is_file() and not json.loads(path.read_text()).keys() & {"format", "model_type"}
 
 

@@ -1,7 +1,5 @@
 """Clips of a probe: drawn from packed episodes by a seed, not augmented, kept with their labels."""
 
-import hashlib
-import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -14,7 +12,12 @@ from jepa.data import transforms
 from jepa.data.index import Manifest
 from jepa.data.loader import read_frames
 from jepa.probes.kinds.base import ProbeError
+from jepa.probes.labels import Labels
+from jepa.probes.store import digest
 from jepa.runs import read_cache, write_cache
+
+FRAME_IDS = "frame_ids"
+"""The array that every clip has: the numbers of its frames in their episode."""
 
 
 @dataclass(frozen=True)
@@ -30,24 +33,29 @@ class ClipSpec:
 
 @dataclass(frozen=True)
 class Episodes:
-    """Some of the episodes of a packed folder: the train or the test side of a split."""
+    """Some of the episodes of a packed folder: the train or the test side of a split. `labels` are the user's own."""
 
     manifest: Manifest
     ids: tuple[int, ...]
+    labels: Labels | None = None
 
     def arrays(self) -> set[str]:
         """Names of the per-frame arrays that all of them have."""
+        return self.packed() | set(self.labels.arrays if self.labels else ())
+
+    def packed(self) -> set[str]:
+        """Those that lie in the shards."""
         return set(self.manifest.arrays) - {"actions"}
 
 
 @dataclass(frozen=True)
 class ClipSet:
-    """Clips with the episode of each, a seeded coin for those played backwards, and their labels."""
+    """Clips with the episode of each, a seeded coin for tasks that change clips by chance, and their labels."""
 
     frames: Tensor  # (B, T, 3, h, w) uint8
     episodes: Tensor  # (B) int64
-    backwards: Tensor  # (B) bool
-    arrays: dict[str, Tensor]  # (B, T, ...)
+    coins: Tensor  # (B) float64 in [0, 1)
+    arrays: dict[str, Tensor]  # (B, T, ...), among them `frame_ids`
 
 
 @dataclass(frozen=True)
@@ -56,7 +64,7 @@ class Window:
 
     episode: int
     frame_ids: np.ndarray  # (T)
-    backwards: bool
+    coin: float
 
 
 def open_split(train: str, test: str, seed: int) -> tuple[Episodes, Episodes]:
@@ -83,6 +91,19 @@ def open_split(train: str, test: str, seed: int) -> tuple[Episodes, Episodes]:
     )
 
 
+def folds(episodes: Episodes, count: int, seed: int) -> list[tuple[int, ...]]:
+    """The episodes to test on in each of `count` folds, drawn by `seed`: every episode is in one of them.
+
+    Raises:
+        ProbeError: too few episodes to fit and validate on beside those of a fold.
+    """
+    if len(episodes.ids) < count or len(episodes.ids) < 4:
+        where = episodes.manifest.location
+        raise ProbeError(f"{where} has {len(episodes.ids)} episodes, too few for {count} folds; lower folds=…")
+    order = np.random.default_rng((seed, count)).permutation(episodes.ids)
+    return [tuple(sorted(part.tolist())) for part in np.array_split(order, count)]
+
+
 def draw_windows(episodes: Episodes, spec: ClipSpec, seed: int) -> list[Window]:
     """The clips of one seed, ordered by episode; an episode shorter than a clip gives none.
 
@@ -98,7 +119,7 @@ def draw_windows(episodes: Episodes, spec: ClipSpec, seed: int) -> list[Window]:
         rng = np.random.default_rng((seed, i))
         if starts > 0:
             chosen = np.sort(rng.permutation(starts)[: spec.per_episode])
-            windows += [Window(i, s + offsets, bool(rng.random() < 0.5)) for s in chosen]
+            windows += [Window(i, s + offsets, float(rng.random())) for s in chosen]
     if not windows:
         raise ProbeError(
             f"{episodes.manifest.location}: no episode has {spec.frames} frames at {spec.fps} fps; lower frames"
@@ -113,15 +134,16 @@ def make_clips(
 ) -> dict[int, Path]:
     """One file of clips for each seed, made unless it is in `cache`; every episode is decoded once for all.
 
+    Own labels lie in a file beside it, so that other labels are no reason to decode and encode again.
     `progress` is told how many episodes are done.
 
     Raises:
         DataError: a video cannot be read; names shard and key.
     """
     index = episodes.manifest.sha256
-    paths = {s: cache / f"clips-{digest(index, episodes.ids, asdict(spec), s)}.safetensors" for s in seeds}
+    paths = {s: cache / f"clips-{digest('coins', index, episodes.ids, asdict(spec), s)}.safetensors" for s in seeds}
     windows = {s: draw_windows(episodes, spec, s) for s, path in paths.items() if not path.is_file()}
-    names = sorted(episodes.arrays())
+    names = sorted(episodes.packed())
     parts: dict[int, list[dict[str, Tensor]]] = {s: [] for s in windows}
     for done, i in enumerate(episodes.ids if windows else ()):
         progress(done)
@@ -132,21 +154,45 @@ def make_clips(
     for seed, rows in parts.items():
         tensors = {k: torch.stack([row[k] for row in rows]) for k in rows[0]}
         write_cache(paths[seed], paths[seed].stem, tensors)
-    return paths
+    return {seed: _labelled(path, episodes) for seed, path in paths.items()}
 
 
 def load_clips(path: Path) -> ClipSet:
-    """Clips that `make_clips` wrote."""
-    tensors = read_cache(path, path.stem)
-    if tensors is None:
-        raise ProbeError(f"{path}: not readable; remove {path.parent} and start again")
-    own = {k: tensors.pop(k) for k in ("frames", "episodes", "backwards")}
+    """Clips that `make_clips` wrote, with their own labels if they have any.
+
+    Raises:
+        ProbeError: the file is damaged or gone.
+    """
+    tensors = _read_file(unlabelled(path))
+    if path != unlabelled(path):
+        tensors |= _read_file(path)
+    own = {k: tensors.pop(k) for k in ("frames", "episodes", "coins")}
     return ClipSet(**own, arrays={k.removeprefix("array."): v for k, v in tensors.items()})
 
 
-def digest(*parts: object) -> str:
-    """A name for what JSON-able parts determine."""
-    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:20]
+def unlabelled(path: Path) -> Path:
+    """The file of the clips themselves, which decides their features; `path` is theirs or that of their own labels."""
+    return path.with_name(path.stem.split("+")[0] + path.suffix)
+
+
+def _labelled(path: Path, episodes: Episodes) -> Path:
+    """The file of the own labels of a file of clips, written unless it is there; without labels the file itself."""
+    if episodes.labels is None:
+        return path
+    target = path.with_name(f"{path.stem}+{episodes.labels.sha256[:12]}{path.suffix}")
+    if not target.is_file():
+        clips = load_clips(path)
+        keys = [episodes.manifest[i].key for i in clips.episodes.tolist()]
+        own = episodes.labels.of(keys, clips.arrays[FRAME_IDS])
+        write_cache(target, target.stem, {f"array.{name}": values for name, values in own.items()})
+    return target
+
+
+def _read_file(path: Path) -> dict[str, Tensor]:
+    tensors = read_cache(path, path.stem)
+    if tensors is None:
+        raise ProbeError(f"{path}: not readable; remove {path.parent} and start again")
+    return tensors
 
 
 def _read(
@@ -166,7 +212,8 @@ def _read(
                 {
                     "frames": frames[torch.from_numpy(np.searchsorted(needed, window.frame_ids))],
                     "episodes": torch.tensor(i),
-                    "backwards": torch.tensor(window.backwards),
+                    "coins": torch.tensor(window.coin, dtype=torch.float64),
+                    f"array.{FRAME_IDS}": torch.from_numpy(window.frame_ids),
                     **arrays,
                 },
             )

@@ -1,9 +1,9 @@
-"""One row of the table for one seed: encode its clips, fit and score every probe; and a pool for such jobs."""
+"""One task of one row for one seed (and fold): fit every probe of it, predict the clips that are held out."""
 
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import dataclass, replace
-from multiprocessing import get_context
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +11,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from jepa.config import build
-from jepa.probes import features
-from jepa.probes.clips import ClipSet, load_clips
-from jepa.probes.kinds.base import Features, Probe, score_sums
-from jepa.probes.metrics import Array
-from jepa.probes.tasks import TASKS, Chance, Task
-from jepa.runs import encoder_config
+from jepa.config import build, to_dict
+from jepa.probes import features, predictions
+from jepa.probes.clips import FRAME_IDS, load_clips
+from jepa.probes.encoding import DRAWN, shown
+from jepa.probes.kinds.base import Features, Probe, ProbeError, score_sums
+from jepa.probes.metrics import METRICS
+from jepa.probes.predictions import Predictions
+from jepa.probes.store import Rows, digest, reopen
+from jepa.probes.tasks import TASKS, Chance
 
 SIDES = ("train", "test")
 CHANCE = "chance"
@@ -25,127 +27,105 @@ CHANCE = "chance"
 
 @dataclass(frozen=True)
 class Job:
-    """`maker` is one of `features.MAKERS`, or `chance`; `clips` are the files of this seed by side."""
+    """`maker` is one of `features.MAKERS`, or `chance`; `clips` and `tokens` (none for chance) are files by side.
+
+    Of both sides' episodes those in `held_out` are tested and the others fitted; None: each side is all of its own.
+    """
 
     maker: str
     seed: int
-    encoder: str  # folder of the pre-training run
-    clips: dict[str, Path]
-    tasks: tuple[str, ...]
-    kinds: dict[str, Any]  # configs of the probes, by file name
-    cache: Path
-    image: tuple[str, str] = ("", "hub")  # name and weights of the row `features.IMAGE`
-
-
-@dataclass(frozen=True)
-class Measured:
-    """One probe on the test clips of one seed."""
-
     task: str
-    kind: str
-    view: str
-    maker: str
-    seed: int
-    scores: dict[str, float]
-    chosen: dict[str, float]
-    sums: Array  # (B, S), see jepa.probes.metrics
-    episodes: np.ndarray  # (B)
-    train_clips: int
+    fold: int
+    held_out: tuple[int, ...] | None
+    clips: Mapping[str, Path]
+    tokens: Mapping[str, Path]  # folders of stores
+    kinds: Mapping[str, Any]  # configs of the probes, by file name
+    results: Path
+
+    @cached_property
+    def file(self) -> Path:
+        """Where its predictions are kept, named by all that they follow from, weights and data included."""
+        kinds = {name: [type(kind).__module__, to_dict(kind)] for name, kind in self.kinds.items()}
+        files = [[self.clips[side].name, self.tokens[side].name if self.tokens else ""] for side in SIDES]
+        own = (self.maker, self.seed, self.task, self.fold, self.held_out)
+        return self.results / f"{digest(*own, files, kinds, version('openjepa'))}.safetensors"
 
 
 @dataclass(frozen=True)
 class Side:
-    """Clips with their tokens: as drawn, and with the clips that the coin chose played backwards."""
+    """The clips of one side that have a target."""
 
-    clips: ClipSet
-    tokens: dict[bool, Tensor]  # backwards? -> (B, K, D)
+    job: Job
+    name: str
+    rows: Tensor  # (B) int64, of the clips in the file
+    targets: Tensor  # (B) or (B, O)
+    episodes: Tensor  # (B)
+    first: Tensor  # (B), frame that the clip starts at
 
-    def read(self, task: Task, view: str, maker: str) -> tuple[Features, Tensor]:
-        """Features and targets of the clips that have a target."""
-        targets, rows = task.target(self.clips)
-        frames, backwards = self.clips.frames, self.clips.backwards
-        if task.backwards:
-            frames = torch.where(backwards[:, None, None, None, None], frames.flip(1), frames)
-        values = torch.zeros(len(frames), 1)
-        if maker != CHANCE:
-            values = features.view(view, self.tokens[task.backwards], frames, maker)
-        return Features(values[rows], self.clips.episodes[rows]), targets[rows]
+    def read(self, view: str) -> Features:
+        """What a probe sees of them."""
+        job = self.job
+        if job.maker == CHANCE:
+            return Features(torch.zeros(len(self.rows), 1), self.episodes)
+        store = reopen(job.tokens[self.name])
+        if not store.complete:
+            raise ProbeError(f"{store.folder}: features are missing; run the same command again")
+        frames = torch.empty(0)
+        if job.maker == "pixels" and view == "flat":
+            clips = load_clips(job.clips[self.name])
+            frames = shown(job.task if TASKS[job.task].make else DRAWN, clips)[self.rows]
+        # a tensor or rows of one on the disk: both are read by indexing
+        values: Any = features.view(view, Rows(store.values, self.rows), frames, job.maker)
+        return Features(values, self.episodes)
 
 
-def work(job: Job) -> list[Measured]:
-    """Every probe of every task for one row and one seed."""
-    train, test = (_side(job, job.clips[side]) for side in SIDES)
-    if job.maker == "pixels":  # as wide as the encoder's: the same probe, and the same budget
-        axes = features.principal_axes(train.tokens[False], encoder_config(job.encoder).width)
-        train, test = (
-            replace(side, tokens={backwards: x @ axes for backwards, x in side.tokens.items()})
-            for side in (train, test)
-        )
+def work(job: Job) -> Path:
+    """Fit and predict with every probe of the task, unless the file of the job is there; returns it."""
+    if job.file.is_file():
+        return job.file
+    train, test = (_side(job, side) for side in SIDES)
+    if len(train.targets.unique(dim=0)) < 2:
+        raise ProbeError(f"task '{job.task}', fold {job.fold + 1}: all train clips have one label; leave the task out")
+    task, number = TASKS[job.task], list(TASKS).index(job.task)
+    probes = ((CHANCE, ""),) if job.maker == CHANCE else task.probes
     found = []
-    for name in job.tasks:
-        task = TASKS[name]
-        probes = ((CHANCE, ""),) if job.maker == CHANCE else task.probes
-        for i, (kind, view) in enumerate(probes):
-            generator = np.random.default_rng((job.seed, list(TASKS).index(name), i))
-            probe: Probe = Chance() if kind == CHANCE else build(job.kinds[kind], generator)
-            seen, targets = train.read(task, view, job.maker)
-            probe.fit(seen, targets)
-            unseen, truth = test.read(task, view, job.maker)
-            sums = score_sums(probe.predict(unseen), truth, _classes(targets, truth))
-            found.append(
-                Measured(
-                    task=name,
-                    kind=kind,
-                    view=view,
-                    maker=job.maker,
-                    seed=job.seed,
-                    scores=probe.score(unseen, truth),
-                    chosen=probe.chosen,
-                    sums=sums,
-                    episodes=unseen.episodes.numpy(),
-                    train_clips=len(seen),
-                )
+    for i, (kind, view) in enumerate(probes):
+        generator = np.random.default_rng((job.seed, number, i, job.fold))
+        probe: Probe = Chance() if kind == CHANCE else build(job.kinds[kind], generator)
+        probe.fit(train.read(view), train.targets)
+        unseen = test.read(view)
+        found.append(
+            Predictions(
+                *(job.task, kind, view, job.maker, job.seed),
+                predicted=probe.predict(unseen),
+                true=test.targets,
+                episodes=test.episodes,
+                first=test.first,
+                best=_best_on_test(probe, unseen, test.targets, task.metric),
+                chosen=(probe.chosen,),
+                train_clips=len(train.rows),
             )
-    return found
+        )
+    predictions.write(job.file, found, job.clips["test"].stem)
+    return job.file
 
 
-def run_jobs(jobs: Sequence[Job], workers: int) -> Iterator[list[Measured]]:
-    """Results as they come: in this process for one worker, else in spawned ones of one thread each."""
-    if workers <= 1:
-        yield from map(work, jobs)
-        return
-    context = get_context("spawn")
-    with ProcessPoolExecutor(min(workers, len(jobs)), context, initializer=_one_thread) as pool:
-        for future in as_completed([pool.submit(work, job) for job in jobs]):
-            yield future.result()
+def _side(job: Job, name: str) -> Side:
+    clips = load_clips(job.clips[name])
+    targets, kept = TASKS[job.task].target(clips)
+    if job.held_out is not None:
+        tested = torch.isin(clips.episodes, torch.tensor(job.held_out))
+        kept = kept & (tested if name == "test" else ~tested)
+    if not kept.any():
+        raise ProbeError(f"task '{job.task}', fold {job.fold + 1}: no {name} clip has a label; lower folds=…")
+    first = clips.arrays[FRAME_IDS][:, 0]
+    return Side(job, name, kept.nonzero()[:, 0], targets[kept], clips.episodes[kept], first[kept])
 
 
-def _one_thread() -> None:
-    from threadpoolctl import threadpool_limits  # comes with scikit-learn
-
-    torch.set_num_threads(1)
-    threadpool_limits(1)
-
-
-def _side(job: Job, path: Path) -> Side:
-    clips = load_clips(path)
-    if job.maker == CHANCE:
-        return Side(clips, {})
-    encoder = features.make_encoder(job.maker, job.encoder, job.seed, job.image)
-
-    def tokens_of(frames: Tensor, part: str) -> Tensor:
-        if job.maker == "pixels":
-            return features.pixel_tokens(frames, encoder.config.patch, encoder.config.tubelet)
-        return features.cached_tokens(job.cache, encoder, path, frames, part)
-
-    tokens = {False: tokens_of(clips.frames, "forwards")}
-    if any(TASKS[t].backwards for t in job.tasks):
-        chosen = clips.backwards
-        tokens[True] = tokens[False].clone()
-        tokens[True][chosen] = tokens_of(clips.frames[chosen].flip(1), "backwards")
-    return Side(clips, tokens)
-
-
-def _classes(*targets: Tensor) -> int:
-    """How many classes the targets of both sides have; 0 for values."""
-    return int(torch.cat(targets).max()) + 1 if targets[0].ndim == 1 else 0
+def _best_on_test(probe: Probe, unseen: Features, truth: Tensor, metric: str) -> Tensor | None:
+    """What the head predicts that is best on the clips that are scored; None where there was no choice of heads."""
+    predict_all = getattr(probe, "predict_all", None)
+    heads = predict_all(unseen) if predict_all else []
+    if len(heads) < 2:
+        return None
+    return max(heads, key=lambda predicted: float(METRICS[metric](score_sums(predicted, truth).sum(0))))

@@ -52,7 +52,9 @@ def rmse(sums: Array) -> Array:
     return np.sqrt(error.sum(-1) / count[..., 0])
 
 
-METRICS = {"accuracy": accuracy, "balanced_accuracy": balanced_accuracy, "r2": r2}
+METRICS = {"accuracy": accuracy, "balanced_accuracy": balanced_accuracy, "r2": r2, "rmse": rmse}
+CLASS_METRICS, VALUE_METRICS = ("accuracy", "balanced_accuracy"), ("r2", "rmse")
+AT_ONCE = 2**22  # numbers of a resampling: 32 MiB
 
 
 def t_interval(values: Array) -> tuple[float, float, float]:
@@ -71,25 +73,51 @@ def by_episode(sums: Array, episodes: NDArray, all_episodes: NDArray) -> Array:
     return out
 
 
+Sums = list[tuple[Array, NDArray]]
+"""A row of a table: for each probe seed the sums per clip (B, S), and what group (B) each clip is of."""
+
+
+def alone(row: Sums) -> Sums:
+    """The same with a group for each clip, whatever episode it is of, so that clips are resampled by themselves."""
+    ends = np.cumsum([len(sums) for sums, _ in row])
+    return [(sums, np.arange(end - len(sums), end)) for (sums, _), end in zip(row, ends, strict=True)]
+
+
+def bootstrap(row: Sums, metric: str, generator: np.random.Generator, draws: int = 2000) -> tuple[float, float]:
+    """95 % interval of mean-over-seeds metric(row) under resampling of the groups; NaN where it is never defined."""
+    return _interval(_resampled([row], metric, generator, draws)[0])
+
+
 def bootstrap_difference(
-    ours: list[tuple[Array, NDArray]],
-    control: list[tuple[Array, NDArray]],
-    metric: str,
-    generator: np.random.Generator,
-    draws: int = 2000,
+    ours: Sums, control: Sums, metric: str, generator: np.random.Generator, draws: int = 2000
 ) -> tuple[float, float]:
-    """95 % interval of mean-over-seeds metric(ours) − metric(control) under resampling of the test episodes.
+    """95 % interval of mean-over-seeds metric(ours) − metric(control) under resampling of the groups.
 
-    Both are lists over seeds of (sums per clip, episode of each clip). Paired: one draw of episodes serves
-    both rows and every seed, so what is common to an episode cancels.
+    Paired: one draw of groups (episodes, say) serves both rows and every seed, so what is common to one cancels.
     """
-    episodes = np.unique(np.concatenate([groups for _, groups in (*ours, *control)]))
-    count = len(episodes)
-    weights = generator.multinomial(count, np.full(count, 1 / count), size=draws)  # (R, E)
+    first, second = _resampled([ours, control], metric, generator, draws)
+    return _interval(first - second)
 
-    def mean_over_seeds(row: list[tuple[Array, NDArray]]) -> Array:
-        drawn = [METRICS[metric](weights @ by_episode(sums, groups, episodes)) for sums, groups in row]
-        return np.mean(drawn, axis=0)  # (R)
 
-    low, high = np.nanquantile(mean_over_seeds(ours) - mean_over_seeds(control), (0.025, 0.975))
+def _resampled(rows: list[Sums], metric: str, generator: np.random.Generator, draws: int) -> list[Array]:
+    """Mean-over-seeds metric (draws) of each row; a draw is how often each group is taken."""
+    groups = np.unique(np.concatenate([own for row in rows for _, own in row]))
+    count = len(groups)
+    grouped = [[by_episode(sums, own, groups) for sums, own in row] for row in rows]
+    found: list[list[Array]] = [[] for _ in rows]
+    at_once = max(1, AT_ONCE // count)
+    for start in range(0, draws, at_once):
+        size = min(at_once, draws - start)
+        weights = generator.multinomial(count, np.full(count, 1 / count), size=size).astype(np.float64)  # (R, G)
+        for row, into in zip(grouped, found, strict=True):
+            with np.errstate(invalid="ignore", divide="ignore"):  # a seed of which no group is drawn: NaN
+                into.append(np.mean([METRICS[metric](weights @ sums) for sums in row], axis=0))
+    return [np.concatenate(parts) for parts in found]
+
+
+def _interval(drawn: Array) -> tuple[float, float]:
+    drawn = drawn[np.isfinite(drawn)]
+    if not len(drawn):
+        return float("nan"), float("nan")
+    low, high = np.quantile(drawn, (0.025, 0.975))
     return float(low), float(high)

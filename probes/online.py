@@ -93,6 +93,6 @@ def _side(clips: ClipSet, task: Task, where: str) -> Side:
     if len(targets[rows].unique(dim=0)) < 2:
         raise ProbeError(f"{where}: all clips of a side have one label; raise probe.clips, or ask another")
     frames = clips.frames[rows]
-    if task.backwards:
-        frames = torch.where(clips.backwards[rows][:, None, None, None, None], frames.flip(1), frames)
+    if task.make:
+        frames, _ = task.make(frames, clips.coins[rows])
     return Side(frames, clips.episodes[rows], targets[rows])

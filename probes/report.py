@@ -1,6 +1,7 @@
 """What the probes found, with intervals: the plain dict that is written as JSON, and a table for the terminal."""
 
 import math
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -8,22 +9,44 @@ from rich.console import Console
 from rich.table import Table
 
 from jepa.probes.features import IMAGE, MAKERS
-from jepa.probes.jobs import CHANCE, Measured
-from jepa.probes.metrics import bootstrap_difference, t_interval
+from jepa.probes.jobs import CHANCE
+from jepa.probes.kinds.base import score_sums
+from jepa.probes.metrics import (
+    CLASS_METRICS,
+    METRICS,
+    VALUE_METRICS,
+    Sums,
+    alone,
+    bootstrap,
+    bootstrap_difference,
+    t_interval,
+)
+from jepa.probes.predictions import Predictions
 from jepa.probes.tasks import TASKS
 
 OURS, CONTROL = "pretrained", "random_init"
 VERDICTS = {"better": "[green]better", "worse": "[red]worse", "not separated": "–"}
 
 
-def summarise(measured: list[Measured], seed: int) -> dict[str, Any]:
-    """Rows (every seed's number, mean, 95 % t-interval over seeds) and, per probe, pretrained minus random init."""
-    groups: dict[tuple[str, str, str], dict[str, list[Measured]]] = {}
+def summarise(
+    measured: list[Predictions], seed: int, classes: Mapping[str, Sequence[str]] | None = None
+) -> dict[str, Any]:
+    """Rows and, per probe, pretrained minus random init; `classes` are names of a task's classes.
+
+    A row has every seed's number, their mean, and 95 % intervals: Student's over seeds (`t95`), and of the mean under
+    resampling of test episodes (`bootstrap95`) and of test clips (`clips95`). Of a probe that chose among heads,
+    `best_on_test` is what the head scores that is best on the test clips: too good, for it was chosen by them.
+    """
+    groups: dict[tuple[str, str, str], dict[str, list[Predictions]]] = {}
     for m in sorted(measured, key=lambda m: m.seed):
         groups.setdefault((m.task, m.kind, m.view), {}).setdefault(m.maker, []).append(m)
     order = {task: i for i, task in enumerate(TASKS)}
     keys = sorted(groups, key=lambda k: (order[k[0]], k[1] == CHANCE, (k[1], k[2]) if k[1] != CHANCE else ("", "")))
-    rows = [_row(ms) for key in keys for _, ms in sorted(groups[key].items(), key=lambda item: _place(item[0]))]
+    rows = [
+        _row(ms, seed, (classes or {}).get(key[0], ()))
+        for key in keys
+        for _, ms in sorted(groups[key].items(), key=lambda item: _place(item[0]))
+    ]
     comparisons = [_compare(groups[key][OURS], groups[key][CONTROL], seed) for key in keys if OURS in groups[key]]
     return {"rows": rows, "comparisons": comparisons}
 
@@ -32,11 +55,12 @@ def _place(maker: str) -> int:
     return (*MAKERS, CHANCE).index(maker)
 
 
-def _row(seeds: list[Measured]) -> dict[str, Any]:
-    first = seeds[0]
+def _row(seeds: list[Predictions], seed: int, names: Sequence[str]) -> dict[str, Any]:
+    first, sums = seeds[0], _sums(seeds)
     metric = TASKS[first.task].metric
-    values = [m.scores[metric] for m in seeds]
-    mean, low, high = t_interval(np.array(values))
+    others = [m for m in (CLASS_METRICS if first.true.ndim == 1 else VALUE_METRICS) if m != metric]
+    values = _scores(sums, metric)
+    mean, *t95 = t_interval(np.array(values))
     return {
         "task": first.task,
         "title": TASKS[first.task].title,
@@ -44,29 +68,61 @@ def _row(seeds: list[Measured]) -> dict[str, Any]:
         "view": first.view,
         "row": first.maker,
         "metric": metric,
-        "values": [_number(v) for v in values],
+        "values": _numbers(values),
         "mean": _number(mean),
-        "t95": [_number(low), _number(high)],
-        "other": {k: [_number(m.scores[k]) for m in seeds] for k in first.scores if k != metric},
-        "chosen": [m.chosen for m in seeds],
+        "t95": _numbers(t95),
+        "bootstrap95": _numbers(bootstrap(sums, metric, np.random.default_rng(seed))),
+        "clips95": _numbers(bootstrap(alone(sums), metric, np.random.default_rng(seed))),
+        "best_on_test": _best_on_test(seeds, metric),
+        "other": {name: _numbers(_scores(sums, name)) for name in others},
+        "classes": _classes(seeds, names) if first.true.ndim == 1 and first.maker != CHANCE else None,
+        "chosen": [[{k: _number(v) for k, v in fit.items()} for fit in m.chosen] for m in seeds],
         "train_clips": [m.train_clips for m in seeds],
-        "test_clips": [len(m.episodes) for m in seeds],
+        "test_clips": [len(m.true) for m in seeds],
         "test_episodes": len(np.unique(np.concatenate([m.episodes for m in seeds]))),
     }
 
 
-def _compare(ours: list[Measured], control: list[Measured], seed: int) -> dict[str, Any]:
-    """Paired difference; a verdict other than `not separated` needs both intervals on one side of zero."""
+def _sums(seeds: list[Predictions]) -> Sums:
+    return [(score_sums(m.predicted, m.true), m.episodes.numpy()) for m in seeds]
+
+
+def _scores(sums: Sums, metric: str) -> list[float]:
+    return [float(METRICS[metric](own.sum(0))) for own, _ in sums]
+
+
+def _best_on_test(seeds: list[Predictions], metric: str) -> dict[str, Any] | None:
+    heads = [(m.best, m.true) for m in seeds if m.best is not None]
+    if not heads:
+        return None
+    values = [float(METRICS[metric](score_sums(best, true).sum(0))) for best, true in heads]
+    return {"values": _numbers(values), "mean": _number(float(np.mean(values)))}
+
+
+def _classes(seeds: list[Predictions], names: Sequence[str]) -> dict[str, Any]:
+    """Test clips of all seeds by true class (rows) and predicted class (columns), and a line for each class."""
+    count = 1 + max(int(max(m.true.max(), m.predicted.max())) for m in seeds)
+    matrix = np.zeros((count, count), np.int64)
+    for m in seeds:
+        np.add.at(matrix, (m.true.numpy(), m.predicted.numpy()), 1)
+    table = []
+    for c in range(count):
+        right, of_class, guesses = (float(n) for n in (matrix[c, c], matrix[c].sum(), matrix[:, c].sum()))
+        recall, precision = (_number(right / n) if n else None for n in (of_class, guesses))
+        name = names[c] if c < len(names) else str(c)
+        table.append({"class": name, "clips": int(of_class), "recall": recall, "precision": precision})
+    return {"confusion": matrix.tolist(), "table": table}
+
+
+def _compare(ours: list[Predictions], control: list[Predictions], seed: int) -> dict[str, Any]:
+    """Paired difference; a verdict other than `not separated` needs seeds and episodes on one side of zero."""
     metric = TASKS[ours[0].task].metric
-    difference = np.array([a.scores[metric] - b.scores[metric] for a, b in zip(ours, control, strict=True)])
+    first, second = _sums(ours), _sums(control)
+    difference = np.array(_scores(first, metric)) - np.array(_scores(second, metric))
     mean, *t95 = t_interval(difference)
-    bootstrap = bootstrap_difference(
-        [(m.sums, m.episodes) for m in ours],
-        [(m.sums, m.episodes) for m in control],
-        metric,
-        np.random.default_rng(seed),
-    )
-    bounds = (*t95, *bootstrap)
+    by_episode = bootstrap_difference(first, second, metric, np.random.default_rng(seed))
+    by_clip = bootstrap_difference(alone(first), alone(second), metric, np.random.default_rng(seed))
+    bounds = (*t95, *by_episode)
     verdict = "not separated"
     if all(b > 0 for b in bounds):
         verdict = "better"
@@ -78,8 +134,9 @@ def _compare(ours: list[Measured], control: list[Measured], seed: int) -> dict[s
         "view": ours[0].view,
         "metric": metric,
         "difference": _number(mean),
-        "t95": [_number(b) for b in t95],
-        "bootstrap95": [_number(b) for b in bootstrap],
+        "t95": _numbers(t95),
+        "bootstrap95": _numbers(by_episode),
+        "clips95": _numbers(by_clip),
         "verdict": verdict,
     }
 
@@ -87,6 +144,10 @@ def _compare(ours: list[Measured], control: list[Measured], seed: int) -> dict[s
 def _number(value: float) -> float | None:
     """JSON has no NaN: an undefined number is null."""
     return round(float(value), 6) if math.isfinite(value) else None
+
+
+def _numbers(values: Sequence[float]) -> list[float | None]:
+    return [_number(v) for v in values]
 
 
 def show(result: dict[str, Any], console: Console) -> None:
@@ -105,14 +166,23 @@ def show(result: dict[str, Any], console: Console) -> None:
         makers = {maker: width for maker, width in widths.items() if maker in seen}
         for name, width in (("", 18), *((m.replace("_", " "), width) for m, width in makers.items())):
             table.add_column(name, width=width, justify="right" if name else "left")
+        comparisons = [c for c in result["comparisons"] if c["task"] == task]
         table.add_column("pretrained − random", width=24)
         table.add_column("", width=7)
-        for c in (c for c in result["comparisons"] if c["task"] == task):
+        for c in comparisons:
             cells = [_show(rows[task, c["probe"], c["view"], m]["mean"]) for m in makers]
             low, high = c["bootstrap95"]
             change = f"{_show(c['difference'], '+')} \\[{_show(low, '+')}, {_show(high, '+')}]"
-            table.add_row(f"{c['probe']} {c['view']}", *cells, change, VERDICTS[c["verdict"]])
+            table.add_row(
+                f"{c['probe'].removesuffix('_regression')} {c['view']}", *cells, change, VERDICTS[c["verdict"]]
+            )
         console.print(table)
+        for c in comparisons:
+            if best := rows[task, c["probe"], c["view"], OURS]["best_on_test"]:
+                console.print(
+                    f"[dim]{c['probe']} probe of {OURS}, its best head on test: {_show(best['mean'])}; too good, as "
+                    "it is chosen by the test clips"
+                )
     for task, reason in result["not_run"].items():
         console.print(f"{task}: {reason}")
     won = sum(c["verdict"] == "better" for c in result["comparisons"])

@@ -2,104 +2,120 @@
 
 import json
 import time
-from dataclasses import dataclass
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from omegaconf import MISSING
+from accelerate import Accelerator
 from rich.console import Console
-from rich.progress import Progress, TaskID
 
-from jepa.config import plugin, to_dict
+from jepa.agreement import check_agreement
+from jepa.config import ConfigError, to_dict
+from jepa.engines.launch import launched
 from jepa.logs import progress_bar
-from jepa.probes import plots, report
-from jepa.probes.clips import ClipSpec, make_clips, open_split
-from jepa.probes.features import IMAGE, MAKERS
-from jepa.probes.jobs import CHANCE, SIDES, Job, run_jobs
-from jepa.probes.tasks import applicable, without_labels
-from jepa.runs import encoder_config
+from jepa.probes import page, plots, predictions, report
+from jepa.probes.clips import Episodes, open_split
+from jepa.probes.config import ProbeConfig
+from jepa.probes.jobs import SIDES, Job, work
+from jepa.probes.labels import read_labels
+from jepa.probes.pool import open_pool, together
+from jepa.probes.stages import decode, divisions, each, encode_all, make_jobs
+from jepa.probes.store import digest
+from jepa.probes.tasks import TASKS, applicable, without_labels
+from jepa.training import first_alone
 
-
-@dataclass(frozen=True)
-class ProbeConfig:
-    """A probe run. `encoder` is the folder of a pre-training run, or a released model; `out` gets the results.
-
-    `image_encoder` is the name of an image ViT of timm, one more row; its `weights` are a .safetensors file, `hub` or
-    `random`. Without `shards_test` a fifth of the train episodes is the test set. `fps` 0 takes every frame,
-    `size` 0 is the encoder's own. A probe seed draws the clips, the heads, the minibatches, the coin of the arrow
-    of time and the random encoder. Every row has the same clips and budget.
-    """
-
-    encoder: str = MISSING
-    image_encoder: str = ""
-    weights: str = "hub"
-    shards_train: str = MISSING
-    shards_test: str = ""
-    out: str = MISSING
-    frames: int = 4
-    fps: float = 0.0
-    size: int = 0
-    clips_train: int = 2  # an episode
-    clips_test: int = 4  # an episode
-    max_clips: int = 20000  # of either side
-    seed: int = 0
-    seeds: int = 3
-    tasks: tuple[str, ...] = ("skill", "gripper", "object", "arrow")
-    workers: int = 2
-    attentive: Any = plugin("jepa.probes.kinds", "attentive")
-    linear: Any = plugin("jepa.probes.kinds", "linear")
-    knn: Any = plugin("jepa.probes.kinds", "knn")
-    regression: Any = plugin("jepa.probes.kinds", "regression")
+RESULT = "probe.json"
+FREE = ("workers", "out")  # what may change between two runs of one folder: no figure depends on it
+PATIENCE = 24 * 3600.0  # seconds that processes wait for each other: their shares are not of one length
 
 
 def run(config: ProbeConfig) -> dict[str, Any]:
-    """Measure every task for every row and seed; writes and returns `out/probe.json`, draws `out/probe_*.png`.
+    """Measure every task for every row and seed; what was measured before is read. Every process of a launch calls it.
+
+    Writes and returns `out/probe.json`; beside it plots, `predictions.safetensors` and `report.html`.
 
     Raises:
+        ConfigError: `out` holds the results of another config.
         ProbeError, DataError, CheckpointError: shards, labels or encoder that do not fit together.
     """
     started = time.monotonic()
-    out, cache = Path(config.out), Path(config.out) / "cache"
-    size = config.size or encoder_config(config.encoder).size
-    split = dict(zip(SIDES, open_split(config.shards_train, config.shards_test, config.seed), strict=True))
+    accelerator = Accelerator(**launched(PATIENCE))
+    check_agreement(to_dict(config), accelerator)
+    out = Path(config.out)
+    first_alone(accelerator, lambda: _check_unused(out, config))
+    split = _split(config)
     tasks, not_run = applicable(config.tasks, split["train"], split["test"])
-    seeds = range(config.seed, config.seed + config.seeds)
-    image = (config.image_encoder, config.weights)
-    kinds = {name: getattr(config, name) for name in ("attentive", "linear", "knn", "regression")}
-
-    console = Console()
-    with progress_bar() as bar:
-        clips: dict[str, dict[int, Path]] = {}
-        for side, per_episode in zip(SIDES, (config.clips_train, config.clips_test), strict=True):
-            spec = ClipSpec(config.frames, config.fps, size, per_episode, config.max_clips)
-            line = bar.add_task(f"decode {side} clips", total=len(split[side].ids), figures="")
-            clips[side] = make_clips(cache, split[side], spec, seeds, partial(_completed, bar, line))
-        tasks, few = without_labels(tasks, [clips[side][seed] for side in SIDES for seed in seeds])
-        jobs = [
-            Job(m, s, config.encoder, {d: clips[d][s] for d in SIDES}, tuple(tasks), kinds, cache, image)
-            for m in (*reversed(MAKERS), CHANCE)  # the slow ones first
-            if m != IMAGE or config.image_encoder
-            for s in seeds
-        ]
-        line = bar.add_task("encode and probe", total=len(jobs), figures="")
-        measured = []
-        for found in run_jobs(jobs, config.workers):
-            measured += found
-            bar.advance(line)
+    with progress_bar() as bar, open_pool(config.workers) as pool:
+        bar.disable = not accelerator.is_main_process
+        clips = decode(config, split, bar, accelerator)
+        tasks, few = without_labels(tasks, [clips[side][seed] for side in SIDES for seed in config.probe_seeds()])
+        divided = divisions(config, split["train"])
+        tokens = encode_all(config, clips, tasks, divided, accelerator, partial(each, bar, pool))
+        jobs = make_jobs(config, clips, tokens, tasks, divided)
+        own = jobs[accelerator.process_index :: accelerator.num_processes]
+        together(accelerator, lambda: each(bar, pool, "probe", work, own))
 
     result = {
         "config": to_dict(config),
         "episodes": {side: len(episodes.ids) for side, episodes in split.items()},
         "not_run": not_run | few,
-        **report.summarise(measured, config.seed),
-        "seconds": round(time.monotonic() - started, 1),
     }
-    (out / "probe.json").write_text(json.dumps(result, indent=1, allow_nan=False))
-    plots.draw(result, out)
-    report.show(result, console)
-    return result
+    test = digest(*[[clips["test"][seed].stem, [d[seed] for d in divided]] for seed in config.probe_seeds()])
+
+    def write() -> None:
+        measured = _pooled(jobs)
+        predictions.write(out / predictions.FILE, measured, test)
+        classes = {name: _class_names(name, split["train"]) for name in tasks}
+        found = result | report.summarise(measured, config.seed, classes)
+        found["seconds"] = round(time.monotonic() - started, 1)
+        (out / RESULT).write_text(json.dumps(found, indent=1, allow_nan=False))
+        page.write_page(found, plots.draw(found, out), out)
+        report.show(found, Console())
+
+    first_alone(accelerator, write)
+    return json.loads((out / RESULT).read_text())
 
 
-def _completed(bar: Progress, line: TaskID, count: int) -> None:
-    bar.update(line, completed=count)
+def _check_unused(out: Path, config: ProbeConfig) -> None:
+    """Results of another config are not written over."""
+    out.mkdir(parents=True, exist_ok=True)
+    if not (out / RESULT).is_file():
+        return
+    old, new = json.loads((out / RESULT).read_text())["config"], json.loads(json.dumps(to_dict(config)))
+    changed = [key for key in new if key in old and key not in FREE and old[key] != new[key]]
+    if changed:
+        key = changed[0]
+        raise ConfigError(
+            f"{out} holds the results of another config ({key}: {old[key]} there, {new[key]} here); choose another "
+            f"out=… or remove {out / RESULT}"
+        )
+
+
+def _split(config: ProbeConfig) -> dict[str, Episodes]:
+    """The episodes of each side; with folds both sides are all of them."""
+    train, test = open_split(config.shards_train, config.shards_test, config.seed)
+    if config.folds:
+        train = test = Episodes(train.manifest, tuple(range(len(train.manifest))))
+    if config.labels:
+        manifests = [train.manifest, *([test.manifest] if config.shards_test else [])]
+        labels = read_labels(config.labels, manifests)
+        train, test = replace(train, labels=labels), replace(test, labels=labels)
+    return {"train": train, "test": test}
+
+
+def _pooled(jobs: list[Job]) -> list[predictions.Predictions]:
+    """What all jobs predicted, the folds of a probe, row and seed as one."""
+    groups: dict[str, list[predictions.Predictions]] = {}
+    for job in jobs:
+        for one in predictions.read(job.file)[0]:
+            groups.setdefault(one.key, []).append(one)
+    return [predictions.pool(parts) for parts in groups.values()]
+
+
+def _class_names(task: str, episodes: Episodes) -> tuple[str, ...]:
+    """Names of a task's classes, where the shards or the labels give them."""
+    name = TASKS[task].needs
+    if episodes.labels and name in episodes.labels.arrays:
+        return episodes.labels.classes
+    return episodes.manifest.spec.labels.get(name, ())

@@ -9,19 +9,23 @@ from sklearn.dummy import DummyClassifier, DummyRegressor
 from torch import Tensor
 
 from jepa.data.clip import Spec
+from jepa.probes import made
 from jepa.probes.clips import ClipSet, Episodes, load_clips
 from jepa.probes.kinds.base import Features, Probe, ProbeError
 
 CLASSIFY = (("attentive", "tokens"), ("linear", "pooled"), ("knn", "pooled"))
-REGRESS = (("regression", "pooled"), ("regression", "flat"))
+ORDERED = (*CLASSIFY, ("linear", "flat"))  # where pooling over time would drop what is asked for
+REGRESS = (("regression", "pooled"), ("regression", "flat"), ("attentive_regression", "tokens"))
+
+Make = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 
 
 @dataclass(frozen=True)
 class Task:
     """`target` gives values (B) int64 or (B, O), and a mask (B) of the clips that have one.
 
-    `needs` names the per-frame array it reads (none: any video will do); `backwards` tasks are asked of clips of
-    which half are reversed.
+    `needs` names the per-frame array it reads (none: any video will do). Where the question is made, `make` turns
+    frames (B, T, 3, h, w) uint8 and coins (B) in [0, 1) into the frames that are shown and the same targets (B).
     """
 
     title: str
@@ -29,7 +33,7 @@ class Task:
     metric: str
     probes: tuple[tuple[str, str], ...]
     needs: str = ""
-    backwards: bool = False
+    make: Make | None = None
     applies: Callable[[Spec], bool] = lambda spec: True
 
 
@@ -58,13 +62,19 @@ def object_position(clips: ClipSet) -> tuple[Tensor, Tensor]:
     return clips.arrays["object_pos"][:, -1, :2], _all(clips)
 
 
-def arrow(clips: ClipSet) -> tuple[Tensor, Tensor]:
-    """Forwards or backwards."""
-    return clips.backwards.long(), _all(clips)
+def phase(clips: ClipSet) -> tuple[Tensor, Tensor]:
+    """The phase of the last frame; of clips whose last frame has one (a class below 0 is none)."""
+    last = clips.arrays["phase"][:, -1].long()
+    return last.clamp(min=0), last >= 0
 
 
 def _starts_with_metres(spec: Spec) -> bool:
     return spec.state_units[:3] == ("m", "m", "m")
+
+
+def _made(title: str, make: Make, classes: Callable[[Tensor], Tensor]) -> Task:
+    """A task that any video can answer: classes (B) of coins (B), as `make` gives them too."""
+    return Task(title, lambda clips: (classes(clips.coins), _all(clips)), "accuracy", ORDERED, make=make)
 
 
 TASKS = {
@@ -72,8 +82,13 @@ TASKS = {
     "gripper": Task("gripper position", gripper, "r2", REGRESS, needs="states", applies=_starts_with_metres),
     "object": Task("object position", object_position, "r2", REGRESS, needs="object_pos"),
     "state": Task("robot state", state, "r2", REGRESS, needs="states"),
-    "arrow": Task("arrow of time", arrow, "accuracy", (*CLASSIFY, ("linear", "flat")), backwards=True),
+    "arrow": _made("arrow of time", made.arrow, made.two),
+    "order": _made("temporal order", made.order, made.two),
+    "speed": _made("speed", made.speed, made.two),
+    "direction": _made("direction of motion", made.direction, made.four),
+    "phase": Task("phase", phase, "balanced_accuracy", ORDERED, needs="phase"),
 }
+"""By name. A probe draws by the number of its task: new ones come last."""
 
 
 def applicable(names: tuple[str, ...], train: Episodes, test: Episodes) -> tuple[list[str], dict[str, str]]:

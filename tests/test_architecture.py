@@ -18,6 +18,7 @@ PLUGINS = {
     "jepa/objectives": ("Config", "build"),
     "jepa/worlds": ("Config", "build"),
     "data/sources": ("spec", "recordings", "load"),
+    "probes/annotations": ("Config", "read"),
     "probes/kinds": ("Config", "build"),
     "planning/planners": ("Config", "build"),
     "planning/envs": ("Config", "build"),

@@ -15,7 +15,10 @@ from jepa.config import ConfigError, load_config, preset_names
 from jepa.planning.benchmark import PlanConfig
 from jepa.posttrain import PosttrainConfig
 from jepa.pretrain import PretrainConfig
-from jepa.probes.run import ProbeConfig
+from jepa.probes.anticipation import AnticipationConfig
+from jepa.probes.benchmark import BenchmarkConfig
+from jepa.probes.config import ProbeConfig
+from jepa.probes.dense import DenseConfig
 
 try:
     import tomllib
@@ -25,7 +28,17 @@ except ModuleNotFoundError:  # Python 3.10; pytest brings it there
 ROOT = Path(__file__).parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 SETUPTOOLS = PROJECT["tool"]["setuptools"]
-SCHEMAS = {"pretrain": PretrainConfig, "probe": ProbeConfig, "posttrain": PosttrainConfig, "plan": PlanConfig}
+SCHEMAS = {
+    "pretrain": PretrainConfig,
+    "probe": ProbeConfig,
+    "benchmark": BenchmarkConfig,
+    "anticipation": AnticipationConfig,
+    "dense": DenseConfig,
+    "posttrain": PosttrainConfig,
+    "plan": PlanConfig,
+}
+"""Of the presets in each folder of configs/."""
+
 VERBS = typer.main.get_command(app).commands
 README = (ROOT / "README.md").read_text()
 DOCS = [path.relative_to(ROOT).as_posix() for path in sorted((ROOT / "docs").glob("*.md"))]
@@ -66,12 +79,15 @@ def mistakes(words):
 def verb_mistakes(verb, arguments):
     command = VERBS[verb]
     if hasattr(command, "commands"):
+        if verb == "probe" and arguments and arguments[0] not in command.commands:
+            arguments = ["run", *arguments]
         if not arguments or arguments[0] not in command.commands:
             return [f"no verb {verb} {arguments[:1]}"]
         command, arguments = command.commands[arguments[0]], arguments[1:]
+        verb = command.name if command.name in SCHEMAS else verb
     try:
         values = command.make_context(verb, list(arguments)).params
-        if verb in SCHEMAS:
+        if "overrides" in values and verb in SCHEMAS:
             load_config(SCHEMAS[verb], verb, values["preset"], values["overrides"] or ())
     except ConfigError as error:
         return [f"{verb}: {error}"]
@@ -138,6 +154,9 @@ def test_every_command_of_a_document_exists(document):
         "accelerate launch -m jepa pretrain demo optim.nosuch=3",
         "accelerate launch --config_file nosuch.yaml -m jepa pretrain demo",
         "jepa probe demo encoder=a",
+        "jepa probe benchmark nosuch",
+        "jepa probe dense depth nosuch=1",
+        "jepa probe suite",
     ],
 )
 def test_a_wrong_command_would_be_noticed(line):
@@ -159,12 +178,15 @@ def test_links_lead_somewhere(document):
 
 
 @pytest.mark.parametrize("verb", SCHEMAS)
-def test_every_preset_is_valid_and_debug_is_one_of_them(verb):
+def test_every_preset_is_valid(verb):
     names = preset_names(verb)
-    assert "debug" in names
+    assert "debug" in names or verb in ("benchmark", "anticipation", "dense")
     given = {
         "pretrain": ["out=a"],
         "probe": ["encoder=a", "shards_train=b"],
+        "benchmark": ["encoder=a", "out=b"],
+        "anticipation": ["encoder=a", "out=b"],
+        "dense": ["encoder=a", "out=b", "images_train=c", "labels_train=c", "images_test=d", "labels_test=d"],
         "posttrain": [],
         "plan": ["world=a", "out=b"],
     }

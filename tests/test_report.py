@@ -7,6 +7,7 @@ import shutil
 import numpy as np
 import pytest
 import torch
+import typer
 
 from jepa import posttrain, pretrain, report_run
 from jepa.cli import app
@@ -18,9 +19,7 @@ from jepa.planning.mpc import Episode
 from jepa.planning.results import summarise
 from jepa.probes import plots
 from jepa.probes import report as probe_report
-from jepa.probes.jobs import Measured
-from jepa.probes.kinds.base import score_sums
-from jepa.probes.metrics import METRICS
+from jepa.probes.predictions import Predictions
 from jepa.probes.run import ProbeConfig
 from jepa.report import write_report
 from jepa.report_demo import shown
@@ -63,10 +62,10 @@ def write_probe(out) -> None:
                     predicted = truth + 0.6 * torch.from_numpy(rng.normal(size=(40, 3)))
                 else:
                     truth, predicted = (torch.from_numpy(rng.integers(0, 3, 40)) for _ in range(2))
-                sums = score_sums(predicted, truth, 3)
-                scores = {metric: float(METRICS[metric](sums.sum(0)))}
                 own = ("chance", "") if maker == "chance" else (kind, view)
-                measured.append(Measured(task, *own, maker, seed, scores, {}, sums, np.arange(40) // 4, 80))
+                clips = torch.arange(40)
+                found = (predicted, truth, clips // 4, clips % 4, None, ({},), 80)
+                measured.append(Predictions(task, *own, maker, seed, *found))
     config = ProbeConfig(encoder="pretrain", shards_train="train", out=str(out))
     result = {"config": {"seed": config.seed, "seeds": config.seeds}, "episodes": {"train": 6, "test": 6}}
     result |= {"not_run": {"object": "n/a: shards carry no label 'object_pos'"}, "seconds": 3.0}
@@ -286,7 +285,7 @@ def test_provenance_names_the_preset_of_the_demo(whole, tmp_path):
 def test_shown_commands_are_those_of_the_demo(tmp_path):
     typed = [shown(c) for s in stages(tmp_path, DemoConfig(preset="debug")) for c in s.commands]
     assert typed[0].startswith(f"jepa collect {tmp_path}/episodes/train --episodes=")
-    verbs = {c.name or c.callback.__name__ for c in app.registered_commands}
+    verbs = typer.main.get_command(app).commands
     for line in typed:
         assert line.startswith("jepa ") or " -m jepa " in line
         assert re.search(r"\bjepa (\w+)", line).group(1) in verbs

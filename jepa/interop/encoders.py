@@ -1,4 +1,4 @@
-"""Any encoder by its name: a run's, a released model's, or an image ViT of timm."""
+"""Any encoder by its name: a run's, a released model's, or an image encoder of timm."""
 
 from collections.abc import Mapping
 

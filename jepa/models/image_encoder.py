@@ -1,4 +1,4 @@
-"""Image ViTs of timm (DINOv2, DINOv3, …) as video encoders: every frame alone, tokens in raster order."""
+"""ViTs (DINOv2, DINOv3, …) and convolutional nets of timm as video encoders: every frame alone, in raster order."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +17,7 @@ from jepa.data.transforms import IMAGENET_MEAN, IMAGENET_STD, resize
 
 @dataclass(frozen=True)
 class ImageEncoderConfig:
-    """What a timm ViT is made for: short side and patch in pixels, width of its tokens. A tubelet is one frame."""
+    """What a timm model is made for: short side and patch in pixels, width of its tokens. A tubelet is one frame."""
 
     name: str
     size: int
@@ -39,7 +39,8 @@ class ImageEncoder(nn.Module):
     """Frames (B, T, 3, h, w) of any size, ImageNet-normalised -> tokens (B, T·N, D) of each frame alone.
 
     Frames are resized to the size that the model was trained at, keeping their shape to within half a patch; class
-    and register tokens are dropped. Raises ConfigError where timm has no such model or it is not a plain ViT.
+    and register tokens are dropped. A convolutional net's tokens are the places of its last feature map, and its
+    patch is that map's stride. Raises ConfigError where timm has no such model or it is neither.
     """
 
     scale: Tensor
@@ -49,12 +50,12 @@ class ImageEncoder(nn.Module):
     def __init__(self, name: str, seed: int, size: int = 0) -> None:
         """Random weights, a function of the seed; `size` 0 is the model's own; others go to the nearest whole patch."""
         super().__init__()
-        self.vit = _create(name, seed)
-        known = self.vit.pretrained_cfg
-        patch = self.vit.patch_embed.patch_size[0]
+        self.net = _create(name, seed)
+        known = self.net.pretrained_cfg
+        patch = self.net.feature_info[-1]["reduction"]
         size = patch * max(1, round((size or known["input_size"][-1]) / patch))
-        self.config = ImageEncoderConfig(name, size, patch, self.vit.num_features)
-        self.embed_dim = self.vit.num_features
+        self.config = ImageEncoderConfig(name, size, patch, self.net.num_features)
+        self.embed_dim = self.net.num_features
         mean, std, own_mean, own_std = (
             torch.tensor(x).view(3, 1, 1) for x in (IMAGENET_MEAN, IMAGENET_STD, known["mean"], known["std"])
         )
@@ -67,7 +68,9 @@ class ImageEncoder(nn.Module):
 
     def forward(self, frames: Tensor) -> Tensor:  # (B, T, 3, h, w) -> (B, T·N, D)
         images = resize(frames.flatten(0, 1), *self.config.pixels(*frames.shape[-2:]))
-        tokens = self.vit.forward_features(images * self.scale + self.shift)[:, self.vit.num_prefix_tokens :]
+        tokens = self.net.forward_features(images * self.scale + self.shift)
+        # a convolutional net gives a map (B·T, D, rows, columns)
+        tokens = tokens.flatten(2).mT if tokens.ndim == 4 else tokens[:, self.net.num_prefix_tokens :]
         return rearrange(tokens, "(b t) n d -> b (t n) d", b=frames.shape[0])  # `len` would fix an export's batch
 
 
@@ -78,18 +81,19 @@ def whole_patches(height: int, width: int, size: int, patch: int) -> tuple[int, 
 
 
 def build_image_encoder(name: str, weights: str = "hub", seed: int = 0, size: int = 0) -> ImageEncoder:
-    """A frozen timm ViT; `weights` is a .safetensors file in timm's names, `hub` (downloaded) or `random` (of `seed`).
+    """A frozen timm model; `weights` are a .safetensors file in timm's names, `hub` (downloaded) or `random` (of seed).
 
     Raises:
-        ConfigError: timm has no such model, it is not a plain ViT, or the hub has no weights for it.
+        ConfigError: timm has no such model, it gives no tokens or map, or the hub has no weights for it.
         CheckpointError: the file is missing, not safetensors, or does not fit the model; nothing is loaded in part.
     """
     encoder = ImageEncoder(name, seed, size)
     if weights != "random":
-        path = _download(encoder.vit.pretrained_cfg, name) if weights == "hub" else Path(weights)
-        head = encoder.vit.pretrained_cfg.get("classifier") or "head"  # classifies images: no feature depends on it
-        tensors = {k: v for k, v in _read(path).items() if not k.startswith(f"{head}.")}
-        load_weights(encoder.vit, tensors, str(path))
+        path = _download(encoder.net.pretrained_cfg, name) if weights == "hub" else Path(weights)
+        head = encoder.net.pretrained_cfg.get("classifier") or "head"  # classifies images: no feature depends on it
+        heads = tuple(f"{name}." for name in ((head,) if isinstance(head, str) else head))
+        tensors = {k: v for k, v in _read(path).items() if not k.startswith(heads)}
+        load_weights(encoder.net, tensors, str(path))
     return encoder.eval().requires_grad_(False)
 
 
@@ -99,16 +103,30 @@ def _create(name: str, seed: int) -> nn.Module:
     if not timm.is_model(name):
         close = timm.list_models(f"*{name.split('.')[0].split('_')[-1]}*")[:5]
         raise ConfigError(f"timm has no model '{name}'" + f"; there are {', '.join(close)}" * bool(close))
-    try:
-        # timm draws from the global generator: it is put back, and what is drawn depends on the seed alone.
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            vit = timm.create_model(name, num_classes=0, dynamic_img_size=True)
-    except TypeError as error:  # it takes images of one size only
-        raise ConfigError(f"'{name}' is not a plain ViT; take one like vit_small_patch16_dinov3") from error
-    if not hasattr(vit, "num_prefix_tokens"):
-        raise ConfigError(f"'{name}' is not a plain ViT; take one like vit_small_patch16_dinov3")
-    return vit
+    # timm draws from the global generator: it is put back, and what is drawn depends on the seed alone.
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        try:
+            net = timm.create_model(name, num_classes=0, dynamic_img_size=True)
+            fits = hasattr(net, "num_prefix_tokens")
+        except TypeError:  # no ViT, or one that takes images of one size only
+            net = timm.create_model(name, num_classes=0)
+            fits = _maps_images(net)
+    if not fits:
+        raise ConfigError(
+            f"'{name}' is neither a plain ViT nor a convolutional net; take one like vit_small_patch16_dinov3"
+        )
+    return net
+
+
+@torch.no_grad()
+def _maps_images(net: nn.Module) -> bool:
+    """Whether it turns images of any size into one feature map (B, D, rows, columns)."""
+    if net.pretrained_cfg.get("fixed_input_size"):
+        return False
+    stride = net.feature_info[-1]["reduction"]
+    found = net.eval().forward_features(torch.zeros(1, 3, 2 * stride, 3 * stride))
+    return found.shape == (1, net.num_features, 2, 3)
 
 
 def _download(known: dict, name: str) -> Path:

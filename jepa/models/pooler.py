@@ -110,22 +110,6 @@ class AttentiveClassifier(nn.Module):
         self.pooler = AttentivePooler(width, depth, heads, eps=eps)
         self.linear = nn.Linear(width, classes)
 
-    @torch.no_grad()
-    def initialise(self, generator: torch.Generator) -> None:
-        """Normal(0, 0.02) weights; residual projections divided by sqrt(2·layer), as in the reference."""
-        for part in self.modules():
-            if isinstance(part, nn.Linear):
-                nn.init.trunc_normal_(part.weight, std=0.02, generator=generator)
-                nn.init.zeros_(part.bias)
-            elif isinstance(part, nn.LayerNorm):
-                nn.init.ones_(part.weight)
-                nn.init.zeros_(part.bias)
-        nn.init.trunc_normal_(self.pooler.query_tokens, std=0.02, generator=generator)
-        for layer, block in enumerate(self.pooler.blocks, start=1):
-            for name in ("attn.proj.weight", "mlp.fc2.weight"):
-                block.get_parameter(name).div_(math.sqrt(2 * layer))
-        self.pooler.cross_attention_block.mlp.fc2.weight /= math.sqrt(2 * max(1, len(self.pooler.blocks)))
-
     def forward(self, x: Tensor) -> Tensor:
         return self.linear(self.pooler(x)[:, 0])
 
@@ -150,5 +134,33 @@ def build_classifier(
     """A randomly initialised classifier that draws from `generator` only."""
     with torch.device("meta"):  # so that no layer draws its default weights from the global generator
         model = AttentiveClassifier(width, classes, depth, heads)
-    model.to_empty(device="cpu").initialise(generator)
+    initialise(model.to_empty(device="cpu"), generator)
     return model
+
+
+def build_anticipation_classifier(
+    width: int, classes: Sequence[int], depth: int, heads: int, generator: torch.Generator
+) -> AnticipationClassifier:
+    """The same for so many `classes` of verbs, nouns and actions."""
+    with torch.device("meta"):
+        model = AnticipationClassifier(width, classes, depth, heads)
+    initialise(model.to_empty(device="cpu"), generator)
+    return model
+
+
+@torch.no_grad()
+def initialise(model: AttentiveClassifier | AnticipationClassifier, generator: torch.Generator) -> None:
+    """Normal(0, 0.02) weights; residual projections divided by sqrt(2·layer), as in the reference."""
+    for part in model.modules():
+        if isinstance(part, nn.Linear):
+            nn.init.trunc_normal_(part.weight, std=0.02, generator=generator)
+            nn.init.zeros_(part.bias)
+        elif isinstance(part, nn.LayerNorm):
+            nn.init.ones_(part.weight)
+            nn.init.zeros_(part.bias)
+    pooler = model.pooler
+    nn.init.trunc_normal_(pooler.query_tokens, std=0.02, generator=generator)
+    for layer, block in enumerate(pooler.blocks, start=1):
+        for name in ("attn.proj.weight", "mlp.fc2.weight"):
+            block.get_parameter(name).div_(math.sqrt(2 * layer))
+    pooler.cross_attention_block.mlp.fc2.weight /= math.sqrt(2 * max(1, len(pooler.blocks)))

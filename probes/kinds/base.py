@@ -9,6 +9,8 @@ from torch import Tensor
 
 from jepa.probes import metrics
 
+CHUNK = 2**24  # numbers that are read at a time: 64 MiB
+
 
 class ProbeError(ValueError):
     """Clips, labels or settings that a probe cannot work with; the message is one line."""
@@ -16,7 +18,10 @@ class ProbeError(ValueError):
 
 @dataclass(frozen=True)
 class Features:
-    """What a probe reads: `values` (B, D) or tokens (B, K, D), float32, and the episode (B) of each row."""
+    """What a probe reads: `values` (B, D) or tokens (B, K, D), and the episode (B) of each row.
+
+    Values are float32, or tokens in half precision that may lie on disk: read rows of those, never all at once.
+    """
 
     values: Tensor
     episodes: Tensor
@@ -79,9 +84,18 @@ def split_episodes(episodes: Tensor, share: float, generator: np.random.Generato
 
 
 def channel_statistics(values: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and standard deviation (D) of each channel over all leading dimensions; 1 where nothing varies."""
-    rows = values.flatten(0, -2)
-    std, mean = torch.std_mean(rows, dim=0)
+    """Mean and standard deviation (D), float32, of each channel over all leading dimensions; 1 where nothing varies.
+
+    Read a few rows at a time, so that values may lie on disk.
+    """
+    count, mean, squares = 0, torch.zeros(()).double(), torch.zeros(()).double()
+    for chunk in values.split(max(1, CHUNK // max(1, values[0].numel()))):
+        rows = chunk.flatten(0, -2).float()
+        variance, middle = (x.double() for x in torch.var_mean(rows, dim=0, correction=0))
+        step, total = middle - mean, count + len(rows)
+        squares = squares + len(rows) * (variance + step**2 * (count / total))
+        mean, count = mean + step * (len(rows) / total), total
+    mean, std = mean.float(), (squares / max(1, count - 1)).sqrt().float()
     return mean, torch.where(std > 1e-6 * (1 + mean.abs()), std, torch.ones_like(std))
 
 

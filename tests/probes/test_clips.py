@@ -7,7 +7,7 @@ import torch
 from jepa.data.decode import decode
 from jepa.data.errors import DataError
 from jepa.data.index import Manifest
-from jepa.probes.clips import ClipSpec, Episodes, draw_windows, load_clips, make_clips, open_split
+from jepa.probes.clips import ClipSpec, Episodes, draw_windows, folds, load_clips, make_clips, open_split
 from jepa.probes.kinds.base import ProbeError
 
 SPEC = ClipSpec(frames=4, fps=0, size=32, per_episode=3, max_clips=100)
@@ -31,7 +31,8 @@ def test_clips_are_the_episodes_frames_and_labels(episodes, tmp_path):
         pixels = decode(sample.video, windows[k].frame_ids.tolist())
         assert np.array_equal(clips.frames[k].permute(0, 2, 3, 1).numpy(), pixels)
         assert np.array_equal(clips.arrays["states"][k].numpy(), sample.arrays["states"][windows[k].frame_ids])
-        assert clips.episodes[k] == windows[k].episode and clips.backwards[k] == windows[k].backwards
+        assert np.array_equal(clips.arrays["frame_ids"][k].numpy(), windows[k].frame_ids)
+        assert clips.episodes[k] == windows[k].episode and clips.coins[k] == windows[k].coin
 
 
 def test_a_seed_draws_clips_and_coins(episodes, tmp_path):
@@ -39,8 +40,8 @@ def test_a_seed_draws_clips_and_coins(episodes, tmp_path):
     again = make_clips(tmp_path / "again", episodes, SPEC, [1], ignore)
     assert paths[1].read_bytes() == again[1].read_bytes()  # alone or beside another seed
     a, b = (load_clips(paths[s]) for s in (0, 1))
-    assert not torch.equal(a.frames, b.frames) and not torch.equal(a.backwards, b.backwards)
-    assert a.backwards.any() and not a.backwards.all()
+    assert not torch.equal(a.frames, b.frames) and not torch.equal(a.coins, b.coins)
+    assert a.coins.dtype == torch.float64 and 0 <= a.coins.min() < 0.5 < a.coins.max() < 1
 
 
 def test_clips_are_made_once(episodes, tmp_path):
@@ -75,6 +76,14 @@ def test_a_split_shares_no_episode(moving_square):
         assert not set(train.ids) & set(test.ids)
         assert sorted((*train.ids, *test.ids)) == list(range(6)) and len(test.ids) == 1
     assert open_split(str(moving_square), "", 0)[1].ids == open_split(str(moving_square), "", 0)[1].ids
+
+
+def test_folds_test_every_episode_once(episodes):
+    parts = folds(episodes, 4, 1)
+    assert sorted(i for part in parts for i in part) == list(range(6)) and sorted(map(len, parts)) == [1, 1, 2, 2]
+    assert folds(episodes, 4, 1) == parts != folds(episodes, 4, 2)
+    with pytest.raises(ProbeError, match="has 6 episodes, too few for 7 folds"):
+        folds(episodes, 7, 0)
 
 
 def test_the_same_videos_on_both_sides_are_refused(moving_square, tmp_path):

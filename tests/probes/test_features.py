@@ -5,6 +5,7 @@ import torch
 from jepa.data.transforms import normalize
 from jepa.models.encoder import build_encoder
 from jepa.probes import features
+from jepa.probes.store import Rows
 
 
 def clips(count: int = 10) -> torch.Tensor:
@@ -35,16 +36,43 @@ def test_views(tiny):
     assert torch.allclose(features.view("flat", tokens, frames, "pixels"), normalize(frames).flatten(1), atol=1e-5)
 
 
-def test_the_cache_gives_the_same_bits_and_knows_weights_and_clips(tiny, tmp_path, monkeypatch):
-    frames, encoder, file = clips(), build_encoder(tiny, 0), tmp_path / "clips-1.safetensors"
-    first = features.cached_tokens(tmp_path, encoder, file, frames, "forwards")
-    assert torch.allclose(first, features.encode(encoder, frames), atol=2e-3)
+def test_views_of_tokens_on_disk_are_those_of_tokens_in_memory(tiny, tmp_path):
+    frames, encoder = clips(), build_encoder(tiny, 0)
+    store = features.cached_tokens(tmp_path, encoder, tmp_path / "clips-1.safetensors", frames)
+    ids = torch.tensor([7, 2, 3])
+    rows, held = Rows(store.values, ids), store.values[ids].float()
+    assert features.view("tokens", rows, frames, "pretrained") is rows
+    for name in ("pooled", "flat"):
+        assert torch.equal(features.view(name, rows, frames, "x"), features.view(name, held, frames, "x"))
 
-    encoded = []
-    monkeypatch.setattr(features, "encode", lambda *a: encoded.append(a) or torch.zeros(1))
-    assert torch.equal(features.cached_tokens(tmp_path, encoder, file, frames, "forwards"), first)
-    assert not encoded
-    features.cached_tokens(tmp_path, encoder, file, frames, "backwards")
-    features.cached_tokens(tmp_path, encoder, tmp_path / "clips-2.safetensors", frames, "forwards")
-    features.cached_tokens(tmp_path, build_encoder(tiny, 1), file, frames, "forwards")
-    assert len(encoded) == 3
+
+def test_what_is_cached_is_not_encoded_again(tiny, tmp_path, monkeypatch):
+    frames, encoder, file = clips(), build_encoder(tiny, 0), tmp_path / "clips-1.safetensors"
+    first = features.cached_tokens(tmp_path, encoder, file, frames)
+    assert torch.equal(first.values, features.encode(encoder, frames).half())
+
+    encoded, real = [], features.encode
+    monkeypatch.setattr(features, "encode", lambda e, x: encoded.append(len(x)) or real(e, x))
+    again = features.cached_tokens(tmp_path, encoder, tmp_path / "clips-1+mylabels.safetensors", frames)
+    assert torch.equal(again.values, first.values) and not encoded
+    features.cached_tokens(tmp_path, encoder, file, frames, "arrow")
+    features.cached_tokens(tmp_path, encoder, tmp_path / "clips-2.safetensors", frames)
+    features.cached_tokens(tmp_path, build_encoder(tiny, 1), file, frames)
+    assert encoded == [10, 10, 10]
+
+
+def test_processes_encode_their_shares_and_clips_left_as_they_were_are_copied(tiny, tmp_path, monkeypatch):
+    frames, encoder, file = clips(), build_encoder(tiny, 0), tmp_path / "clips-1.safetensors"
+    drawn = features.cached_tokens(tmp_path, encoder, file, frames, share=(1, 3))
+    assert drawn.missing().tolist() == [0, 1, 2, 3, 7, 8, 9]
+    for rank in (0, 2):
+        features.cached_tokens(tmp_path, encoder, file, frames, share=(rank, 3))
+    assert drawn.complete
+
+    changed, encoded, real = frames.clone(), [], features.encode
+    changed[[1, 6]] = frames[[1, 6]].flip(1)
+    monkeypatch.setattr(features, "encode", lambda e, x: encoded.append(x) or real(e, x))
+    made = features.cached_tokens(tmp_path, encoder, file, changed, "arrow", plain=(frames, drawn))
+    assert torch.equal(torch.cat(encoded), changed[[1, 6]])
+    assert torch.equal(made.values[[0, 5]], drawn.values[[0, 5]]) and not torch.equal(made.values[6], drawn.values[6])
+    assert torch.equal(made.values[[1, 6]], real(encoder, changed[[1, 6]]).half())

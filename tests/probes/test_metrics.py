@@ -72,3 +72,29 @@ def test_bootstrap_resamples_episodes_not_clips():
     ours, control = metrics.class_sums(half, true, 2), metrics.class_sums(true, true, 2)
     low, high = metrics.bootstrap_difference([(ours, episodes)], [(control, episodes)], "accuracy", rng)
     assert high - low > 0.5
+
+
+def test_one_row_has_an_interval_by_episode_and_a_narrower_one_by_clip():
+    rng, episodes = np.random.default_rng(0), np.repeat(np.arange(20), 50)
+    true, right = np.zeros(1000, int), rng.random(20) < 0.7
+    row = [(metrics.class_sums(np.where(right[episodes], 0, 1), true, 2), episodes)] * 2
+    low, high = metrics.bootstrap(row, "accuracy", np.random.default_rng(1))
+    share = right.mean()
+    half = 1.96 * np.sqrt(share * (1 - share) / 20)
+    assert (low, high) == pytest.approx((share - half, share + half), abs=0.03)
+    by_clip = metrics.bootstrap(metrics.alone(row), "accuracy", np.random.default_rng(1))
+    half = 1.96 * np.sqrt(share * (1 - share) / 2000)  # as if the clips of both seeds were all their own
+    assert by_clip == pytest.approx((share - half, share + half), abs=0.005)
+
+
+def test_resampling_in_parts_is_resampling_at_once(monkeypatch):
+    rng, episodes = np.random.default_rng(0), np.repeat(np.arange(40), 6)
+    rows = [right_and_wrong(0.8, rng, episodes) for _ in range(3)]
+    whole = metrics.bootstrap(rows, "balanced_accuracy", np.random.default_rng(1), draws=100)
+    monkeypatch.setattr(metrics, "AT_ONCE", 280)
+    assert metrics.bootstrap(rows, "balanced_accuracy", np.random.default_rng(1), draws=100) == pytest.approx(whole)
+
+
+def test_a_score_that_is_never_defined_has_no_interval():
+    row = [(metrics.value_sums(np.zeros((1, 2)), np.ones((1, 2))), np.zeros(1, int))]
+    assert np.isnan(metrics.bootstrap(row, "r2", np.random.default_rng(0))).all()

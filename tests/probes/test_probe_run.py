@@ -1,23 +1,27 @@
-"""The whole verb on a few small videos: every row measured, results written, the same twice."""
+"""The whole verb on a few small videos: every row measured, results written, gone on with, the same twice."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import nn
 
 from jepa import checkpoint
 from jepa.config import ConfigError, load_config, to_dict
 from jepa.data.index import Manifest
 from jepa.models.encoder import build_encoder
-from jepa.probes import jobs
-from jepa.probes.clips import ClipSet, Episodes
+from jepa.probes import encoding, features, jobs, predictions
+from jepa.probes import run as probe_run
+from jepa.probes.clips import ClipSet, ClipSpec, Episodes, make_clips
 from jepa.probes.kinds.base import ProbeError
 from jepa.probes.run import ProbeConfig, run
 from jepa.probes.tasks import TASKS, applicable, skill
 
 SMALL = ["frames=4", "clips_test=3", "seeds=2", "workers=1", "attentive.epochs=1", "attentive.heads=2"]
+SMALL += ["attentive_regression.epochs=1", "attentive_regression.heads=2"]
 
 
 class Pretrained(nn.Module):
@@ -55,6 +59,8 @@ def test_every_row_is_measured_and_written(encoder_run, moving_square, tmp_path)
         len(r["values"]) == 2 and r["mean"] == pytest.approx(np.mean(r["values"]), abs=1e-6) for r in rows.values()
     )
     assert all((tmp_path / "out" / f"probe_{n}.png").stat().st_size > 5000 for n in asked)
+    assert (tmp_path / "out" / "confusion_arrow.png").stat().st_size > 5000
+    assert "arrow of time" in (tmp_path / "out" / "report.html").read_text()
     c = next(c for c in result["comparisons"] if (c["task"], c["view"]) == ("gripper", "flat"))
     ours, control = (rows["gripper", "regression", "flat", m]["values"] for m in ("pretrained", "random_init"))
     assert c["difference"] == pytest.approx(np.mean(ours) - np.mean(control), abs=1e-5)
@@ -71,7 +77,8 @@ def test_an_image_encoder_is_a_row_beside_the_others(encoder_run, moving_square,
 
 def test_a_second_run_encodes_nothing_and_finds_the_same(encoder_run, moving_square, tmp_path, monkeypatch):
     first = run(config_of(encoder_run, moving_square, tmp_path / "out", "tasks=[arrow]"))
-    monkeypatch.setattr(jobs.features, "encode", None)
+    for module, name in ((features, "encode"), (features, "pixel_tokens"), (jobs, "build")):
+        monkeypatch.setattr(module, name, lambda *_: pytest.fail("done before"))
     monkeypatch.setattr("jepa.data.loader.decode", None)
     second = run(config_of(encoder_run, moving_square, tmp_path / "out", "tasks=[arrow]"))
     assert first["rows"] == second["rows"] and first["comparisons"] == second["comparisons"]
@@ -89,6 +96,129 @@ def test_one_seed_has_no_interval(encoder_run, moving_square, tmp_path):
     assert {c["verdict"] for c in result["comparisons"]} == {"not separated"}
 
 
+def test_rows_have_intervals_classes_and_the_best_head_on_test(encoder_run, moving_square, tmp_path):
+    out = tmp_path / "out"
+    heads = ["attentive.lr=[1e-3,1e-1]", "attentive.epochs=3", "tasks=[arrow]", "clips_test=9"]
+    rows = run(config_of(encoder_run, moving_square, out, *heads))["rows"]
+    written = {m.key: m for m in predictions.read(out / predictions.FILE)[0]}
+    assert len(written) == 2 * len(rows)
+    for r in rows:
+        low, high = r["clips95"]
+        assert low < r["mean"] < high or r["mean"] in (0, 1)
+        assert r["bootstrap95"] == [r["mean"]] * 2  # there is one test episode
+        m = written[f"arrow/{r['probe']}/{r['view']}/{r['row']}/0"]
+        assert r["values"][0] == pytest.approx(float((m.predicted == m.true).double().mean()), abs=1e-6)
+        assert m.episodes.unique().tolist() and m.first.tolist() == list(range(9))
+        if r["row"] == "chance":
+            assert r["classes"] is None
+            continue
+        matrix = np.array(r["classes"]["confusion"])
+        assert matrix.sum() == 18 and np.trace(matrix) == round(sum(r["values"]) * 9)
+        assert [line["clips"] for line in r["classes"]["table"]] == matrix.sum(1).tolist()
+        assert (r["best_on_test"] is not None) == (r["probe"] == "attentive")
+        if r["best_on_test"]:
+            assert all(b >= v for b, v in zip(r["best_on_test"]["values"], r["values"], strict=True))
+
+
+def test_the_best_head_on_test_is_the_best_of_several():
+    truth = torch.tensor([0, 1, 1, 0])
+    heads = [1 - truth, truth, torch.zeros(4, dtype=torch.int64)]
+
+    class Several:
+        def predict_all(self, features):
+            return heads
+
+    assert torch.equal(jobs._best_on_test(Several(), None, truth, "accuracy"), truth)
+    del heads[1:]
+    assert jobs._best_on_test(Several(), None, truth, "accuracy") is None
+    assert jobs._best_on_test(object(), None, truth, "accuracy") is None
+
+
+def test_folds_test_every_episode_once_and_the_clips_are_made_once(encoder_run, moving_square, tmp_path):
+    out = tmp_path / "out"
+    more = ["tasks=[arrow,gripper]", "folds=3", "seeds=1", "clips_train=3", "clips_test=3"]
+    result = run(config_of(encoder_run, moving_square, out, *more))
+    assert not result["not_run"] and all(r["test_episodes"] == 6 and r["test_clips"] == [18] for r in result["rows"])
+    assert all(r["train_clips"] == [12] for r in result["rows"]) and all(
+        len(r["chosen"][0]) == 3 for r in result["rows"]
+    )
+    assert len(list((out / "cache").glob("clips-*"))) == 1  # both sides are the same clips
+    assert len(list((out / "cache" / "tokens").iterdir())) == 2 * (2 + 3)  # as drawn and for the arrow, of
+    # two encoders and of pixels, which are narrowed anew in each fold
+    one = next(m for m in predictions.read(out / predictions.FILE)[0] if m.key == "arrow/linear/pooled/pretrained/0")
+    assert len(set(zip(one.episodes.tolist(), one.first.tolist(), strict=True))) == 18
+    row = next(r for r in result["rows"] if (r["probe"], r["view"], r["row"]) == ("linear", "pooled", "pretrained"))
+    assert row["values"] == [pytest.approx(float((one.predicted == one.true).double().mean()), abs=1e-6)]
+
+
+def test_what_a_killed_run_had_found_is_not_found_again(encoder_run, moving_square, tmp_path, monkeypatch):
+    config = config_of(encoder_run, moving_square, tmp_path / "out", "tasks=[arrow]", "seeds=1")
+    done, real = [], probe_run.work
+
+    def dies_at_the_third(job):
+        if len(done) == 2:
+            raise KeyboardInterrupt
+        done.append(job)
+        return real(job)
+
+    monkeypatch.setattr(probe_run, "work", dies_at_the_third)
+    with pytest.raises(KeyboardInterrupt):
+        run(config)
+    built, build = [], jobs.build
+    monkeypatch.setattr(probe_run, "work", real)
+    monkeypatch.setattr(jobs, "build", lambda *args: built.append(args) or build(*args))
+    gone_on = run(config)
+    assert len(built) == 4  # of one row of three, four probes; the row of chance builds none
+    assert (
+        gone_on["rows"]
+        == run(config_of(encoder_run, moving_square, tmp_path / "other", "tasks=[arrow]", "seeds=1"))["rows"]
+    )
+
+
+def test_results_of_another_config_are_not_written_over(encoder_run, moving_square, tmp_path):
+    out = tmp_path / "out"
+    run(config_of(encoder_run, moving_square, out, "tasks=[arrow]", "seeds=1"))
+    with pytest.raises(
+        ConfigError, match=r"out holds the results of another config \(seeds: 1 there, 2 here\); choose"
+    ):
+        run(config_of(encoder_run, moving_square, out, "tasks=[arrow]"))
+    probe_run._check_unused(out, config_of(encoder_run, moving_square, out, "tasks=[arrow]", "seeds=1", "workers=2"))
+
+
+def test_own_labels_need_no_packing(encoder_run, moving_square, tmp_path):
+    keys = [entry.key for entry in Manifest.load(moving_square)]
+    file = tmp_path / "labels.safetensors"
+
+    def label(first):
+        halves = torch.arange(12) >= first
+        save_file({f"phase/{key}": halves.long() for key in keys}, file, {"classes": '["reach", "carry"]'})
+
+    label(6)
+    more = [f"labels={file}", "tasks=[phase]", "seeds=1", "folds=2", "clips_train=9", "clips_test=9"]
+    result = run(config_of(encoder_run, moving_square, tmp_path / "out", *more))
+    assert {line["class"] for r in result["rows"] if r["classes"] for line in r["classes"]["table"]} == {
+        "reach",
+        "carry",
+    }
+    tested, _ = predictions.read(tmp_path / "out" / predictions.FILE)
+    assert all(torch.equal(m.true, (m.first + 3 >= 6).long()) for m in tested)
+    label(8)  # the clips stay, and so do their features
+    stamps = {path: path.stat().st_mtime_ns for path in (tmp_path / "out" / "cache" / "tokens").rglob("*.bin")}
+    run(config_of(encoder_run, moving_square, tmp_path / "out", *more))
+    assert stamps == {path: path.stat().st_mtime_ns for path in (tmp_path / "out" / "cache" / "tokens").rglob("*.bin")}
+    tested, _ = predictions.read(tmp_path / "out" / predictions.FILE)
+    assert all(torch.equal(m.true, (m.first + 3 >= 8).long()) for m in tested)
+
+
+def test_one_test_clip_is_enough_to_end(encoder_run, moving_square, tmp_path, monkeypatch):
+    """An undefined R² is null in the file; with one clip of train an episode the validation's is undefined too."""
+    monkeypatch.setitem(TASKS, "gripper", replace(TASKS["gripper"], probes=(("regression", "pooled"),)))
+    few = ["tasks=[gripper]", "seeds=1", "folds=6", "clips_train=1", "clips_test=1"]
+    chosen = [r["chosen"][0] for r in run(config_of(encoder_run, moving_square, tmp_path / "out", *few))["rows"]]
+    assert {"alpha", "validation"} <= chosen[0][0].keys()
+    assert any(fit["validation"] is None for fits in chosen for fit in fits if "alpha" in fit)
+
+
 def test_skill_is_asked_of_clips_that_show_one_only():
     labels = torch.tensor([[1, 1, 1], [1, 1, 2], [2, 2, 2], [0, 2, 2]])
     values, rows = skill(ClipSet(torch.zeros(4, 3), torch.arange(4), torch.zeros(4), {"skill": labels}))
@@ -97,18 +227,21 @@ def test_skill_is_asked_of_clips_that_show_one_only():
 
 def test_backwards_clips_are_the_reversed_ones(encoder_run, moving_square, tmp_path):
     """The arrow of time reads reversed frames exactly where its label says so."""
-    from jepa.probes.clips import ClipSpec, make_clips
-
     episodes = Episodes(Manifest.load(moving_square), tuple(range(6)))
     path = make_clips(tmp_path, episodes, ClipSpec(4, 0, 16, 3, 100), [0], lambda done: None)[0]
-    job = jobs.Job("pixels", 0, str(encoder_run), {"train": path, "test": path}, ("arrow",), {}, tmp_path)
-    side = jobs._side(job, path)
-    seen, label = side.read(TASKS["arrow"], "tokens", "pixels")
-    straight = jobs.features.pixel_tokens(side.clips.frames, 4, 2)
-    turned = jobs.features.pixel_tokens(side.clips.frames.flip(1), 4, 2)
-    assert 0 < label.sum() < len(label)
-    for k, backwards in enumerate(label.bool()):
-        assert torch.equal(seen.values[k], turned[k] if backwards else straight[k])
+    files = {"train": path, "test": path}
+    stores = encoding.encode(
+        encoding.Encoding("pretrained", 0, str(encoder_run), ("", ""), files, (), ("arrow",), tmp_path)
+    )
+    tokens = {name: parts["arrow"] for name, parts in stores.items()}
+    side = jobs._side(jobs.Job("pretrained", 0, "arrow", 0, None, files, tokens, {}, tmp_path), "test")
+    frames, encoder = jobs.load_clips(path).frames, features.make_encoder("pretrained", str(encoder_run), 0)
+    straight, turned = (features.encode(encoder, x) for x in (frames, frames.flip(1)))
+    assert 0 < side.targets.sum() < len(side.targets)
+    seen = side.read("tokens").values[torch.arange(len(frames))].float()
+    for k, backwards in enumerate(side.targets.bool()):
+        torch.testing.assert_close(seen[k], turned[k] if backwards else straight[k], atol=2e-3, rtol=1e-3)
+        assert not torch.allclose(straight[k], turned[k], atol=1e-2)
 
 
 def test_tasks_that_the_shards_cannot_answer_are_named(moving_square):
@@ -126,14 +259,18 @@ def test_wrong_input_is_one_line(encoder_run, moving_square, tmp_path):
         run(config_of(encoder_run, moving_square, tmp_path / "out", "tasks=[arrow]", "attentive.heads=3"))
     with pytest.raises(ConfigError, match="depht"):
         config_of(encoder_run, moving_square, tmp_path / "out", "attentive.depht=2")
+    with pytest.raises(ConfigError, match="folds=1: must be 2 or more"):
+        config_of(encoder_run, moving_square, tmp_path / "out", "folds=1")
+    with pytest.raises(ConfigError, match="leave shards_test out"):
+        config_of(encoder_run, moving_square, tmp_path / "out", "folds=2", "shards_test=x")
 
 
 def test_pixels_are_narrowed_to_the_directions_in_which_they_vary():
     tokens = torch.randn(50, 4, 6, generator=torch.Generator().manual_seed(0)) * torch.tensor([1, 9, 1, 1, 5, 1.0])
-    axes = jobs.features.principal_axes(tokens, 2)
+    axes = features.principal_axes(tokens, 2)
     torch.testing.assert_close(axes.T @ axes, torch.eye(2))
     assert axes[1, 0].abs() > 0.99 and axes[4, 1].abs() > 0.99
-    assert jobs.features.principal_axes(tokens, 8).shape == (6, 6)
+    assert features.principal_axes(tokens, 8).shape == (6, 6)
 
 
 @pytest.mark.parametrize(("preset", "heads"), [("demo", 1), ("paper", 20), ("arrow", 1), ("debug", 1)])

@@ -1,0 +1,54 @@
+"""What the heads of a published protocol are trained on and how, and whether an encoder can take it."""
+
+import math
+from dataclasses import dataclass
+from itertools import product
+
+from jepa.config import ConfigError
+from jepa.models.encoder import Encoder
+from jepa.models.image_encoder import ImageEncoder
+from jepa.probes.sweep import Setting
+from jepa.probes.views import Views
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """`settings` are the heads, each a pooler of `depth` and `heads`; for the rest see `BenchmarkConfig`."""
+
+    shown: Views
+    levels: tuple[int, ...]
+    depth: int
+    heads: int
+    settings: tuple[Setting, ...]
+    epochs: int
+    batch: int
+    halving: int
+    cache: str
+    seed: int
+    workers: int
+    checkpoint_every: int
+
+
+def grid(lr: tuple[float, ...], weight_decay: tuple[float, ...], start_lr: float, warmup: float) -> tuple[Setting, ...]:
+    """Every pair of a learning rate and a weight decay; `warmup` is a share of the training."""
+    return tuple(Setting(a, b, start_lr, warmup) for a, b in product(lr, weight_decay))
+
+
+def tokens_of_a_view(encoder: Encoder | ImageEncoder, protocol: Protocol) -> int:
+    """How many tokens all segments and levels of a view have together.
+
+    Raises:
+        ConfigError: frames, levels or heads that do not fit the encoder.
+    """
+    shown, levels, heads = protocol.shown, protocol.levels, protocol.heads
+    try:
+        tokens = math.prod(encoder.grid(shown.frames, shown.size, shown.size))
+    except ValueError as error:
+        raise ConfigError(f"frames {shown.frames}, size {shown.size}: {error}") from error
+    if levels and isinstance(encoder, ImageEncoder):
+        raise ConfigError(f"levels {list(levels)}: an image encoder is read at its end alone; leave them out")
+    if isinstance(encoder, Encoder) and not all(0 <= level < encoder.config.depth for level in levels):
+        raise ConfigError(f"levels {list(levels)}: the encoder's blocks are numbered 0 to {encoder.config.depth - 1}")
+    if protocol.depth < 1 or encoder.embed_dim % heads:
+        raise ConfigError(f"depth {protocol.depth} must be at least 1, heads {heads} divide {encoder.embed_dim}")
+    return max(1, len(levels)) * shown.segments * tokens
