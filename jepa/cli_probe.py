@@ -54,7 +54,7 @@ def suite(
     """
     from jepa.config import ConfigError
     from jepa.probes.config import ProbeConfig
-    from jepa.probes.suite import run as of
+    from jepa.probes.suite.run import run as of
 
     paths, overrides = _apart(given)
     if len(paths) < 2:
@@ -80,8 +80,8 @@ def compare(
 @app.command()
 def benchmark(preset: Preset, overrides: Overrides = None) -> None:
     """Run a published protocol on official lists: k400, ssv2, coin, diving48, jester, in1k; _vitl, _vith, _vitg384."""
-    from jepa.probes.benchmark import BenchmarkConfig
-    from jepa.probes.benchmark import run as of
+    from jepa.probes.published.benchmark import BenchmarkConfig
+    from jepa.probes.published.benchmark import run as of
 
     of(configured(BenchmarkConfig, "benchmark", preset, overrides))
 
@@ -89,8 +89,8 @@ def benchmark(preset: Preset, overrides: Overrides = None) -> None:
 @app.command()
 def anticipation(preset: Preset, overrides: Overrides = None) -> None:
     """Run EPIC-KITCHENS-100 action anticipation, from encoder and predictor: ek100_vitl … ek100_vitg384."""
-    from jepa.probes.anticipation import AnticipationConfig
-    from jepa.probes.anticipation import run as of
+    from jepa.probes.published.anticipation import AnticipationConfig
+    from jepa.probes.published.anticipation import run as of
 
     of(configured(AnticipationConfig, "anticipation", preset, overrides))
 
@@ -98,8 +98,8 @@ def anticipation(preset: Preset, overrides: Overrides = None) -> None:
 @app.command()
 def dense(preset: Preset, overrides: Overrides = None) -> None:
     """Probe token maps for segmentation or depth, from folders of images and label maps."""
-    from jepa.probes.dense import DenseConfig
-    from jepa.probes.dense import run as of
+    from jepa.probes.dense.run import DenseConfig
+    from jepa.probes.dense.run import run as of
 
     of(configured(DenseConfig, "dense", preset, overrides))
 

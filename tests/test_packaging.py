@@ -15,10 +15,10 @@ from jepa.config import ConfigError, load_config, preset_names
 from jepa.planning.benchmark import PlanConfig
 from jepa.posttrain import PosttrainConfig
 from jepa.pretrain import PretrainConfig
-from jepa.probes.anticipation import AnticipationConfig
-from jepa.probes.benchmark import BenchmarkConfig
 from jepa.probes.config import ProbeConfig
-from jepa.probes.dense import DenseConfig
+from jepa.probes.dense.run import DenseConfig
+from jepa.probes.published.anticipation import AnticipationConfig
+from jepa.probes.published.benchmark import BenchmarkConfig
 
 try:
     import tomllib

@@ -7,9 +7,9 @@ from pathlib import Path
 
 from omegaconf import MISSING
 
-from jepa.probes.annotation_files import existing, read_lines, whole
 from jepa.probes.annotations.base import Annotated, Row, Split, assemble
 from jepa.probes.kinds.base import ProbeError
+from jepa.probes.published.annotation_files import existing, read_lines, whole
 
 
 @dataclass(frozen=True)

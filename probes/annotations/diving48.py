@@ -5,9 +5,9 @@ from dataclasses import dataclass
 
 from omegaconf import MISSING
 
-from jepa.probes.annotation_files import field, read_json, videos_by_name
 from jepa.probes.annotations.base import Annotated, Row, Split, assemble
 from jepa.probes.kinds.base import ProbeError
+from jepa.probes.published.annotation_files import field, read_json, videos_by_name
 
 
 @dataclass(frozen=True)

@@ -7,9 +7,9 @@ from pathlib import Path
 
 from omegaconf import MISSING
 
-from jepa.probes.annotation_files import need_folder, read_table, whole
 from jepa.probes.annotations.base import UNSEEN, Annotated, Sample, Split, check_apart, check_found
 from jepa.probes.kinds.base import ProbeError
+from jepa.probes.published.annotation_files import need_folder, read_table, whole
 
 TIMES, FRAMES = ("start_timestamp", "stop_timestamp"), ("start_frame", "stop_frame")
 

@@ -8,9 +8,9 @@ from pathlib import Path
 from omegaconf import MISSING
 
 from jepa.data.suffixes import IMAGE
-from jepa.probes.annotation_files import existing, need_file, need_folder, read_lines, read_table
 from jepa.probes.annotations.base import Annotated, Row, Split, assemble
 from jepa.probes.kinds.base import ProbeError
+from jepa.probes.published.annotation_files import existing, need_file, need_folder, read_lines, read_table
 
 
 @dataclass(frozen=True)

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 
 from omegaconf import MISSING
 
-from jepa.probes.annotation_files import read_table, videos_by_name, whole
 from jepa.probes.annotations.base import Annotated, Row, Split, assemble
+from jepa.probes.published.annotation_files import read_table, videos_by_name, whole
 
 
 @dataclass(frozen=True)

@@ -12,8 +12,8 @@ from einops import rearrange
 from torch import Tensor, nn
 from torch.nn.utils import skip_init
 
+from jepa.probes.dense.maps import UNKNOWN, has_label, map_sums, scores_of
 from jepa.probes.kinds.base import Features, Probe, ProbeError, channel_statistics, split_episodes
-from jepa.probes.maps import UNKNOWN, has_label, map_sums, scores_of
 from jepa.probes.metrics import Array
 
 

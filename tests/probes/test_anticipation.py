@@ -17,18 +17,18 @@ from jepa.data.errors import DataError
 from jepa.interop.model import Model, ModelConfig
 from jepa.models.encoder import EncoderConfig
 from jepa.models.predictor import PredictorConfig
-from jepa.probes import anticipation, excerpt
 from jepa.probes.annotations import epic_kitchens
 from jepa.probes.annotations.base import UNSEEN
-from jepa.probes.anticipation import AnticipationConfig
-from jepa.probes.anticipation_clips import ActionClips, Observed, clip_times, find_actions
-from jepa.probes.anticipation_features import make_foresight
-from jepa.probes.anticipation_scores import best_on_test
-from jepa.probes.footage import Footage
 from jepa.probes.kinds import anticipation as kind
 from jepa.probes.kinds.base import Features
-from jepa.probes.labelled import read_annotations
-from jepa.probes.scores import class_mean_recall
+from jepa.probes.published import anticipation, excerpt
+from jepa.probes.published.anticipation import AnticipationConfig
+from jepa.probes.published.anticipation_clips import ActionClips, Observed, clip_times, find_actions
+from jepa.probes.published.anticipation_features import make_foresight
+from jepa.probes.published.anticipation_scores import best_on_test
+from jepa.probes.published.footage import Footage
+from jepa.probes.published.labelled import read_annotations
+from jepa.probes.published.scores import class_mean_recall
 
 MODEL = ModelConfig(
     16,

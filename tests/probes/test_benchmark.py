@@ -16,10 +16,10 @@ from jepa import checkpoint
 from jepa.config import ConfigError, load_config
 from jepa.data.errors import DataError
 from jepa.preemption import Preempted
-from jepa.probes import benchmark_row, encode, views
-from jepa.probes.benchmark import BenchmarkConfig, run
-from jepa.probes.benchmark_heads import RankHeads
-from jepa.probes.benchmark_training import minibatches
+from jepa.probes.published import benchmark_row, encode, views
+from jepa.probes.published.benchmark import BenchmarkConfig, run
+from jepa.probes.published.benchmark_heads import RankHeads
+from jepa.probes.published.benchmark_training import minibatches
 
 made = SimpleNamespace(**runpy.run_path(str(Path(__file__).with_name("benchmark_fixtures.py"))))
 

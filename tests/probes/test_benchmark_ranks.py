@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file
 
 from jepa.config import load_config
-from jepa.probes.benchmark import BenchmarkConfig, run
+from jepa.probes.published.benchmark import BenchmarkConfig, run
 
 made = SimpleNamespace(**runpy.run_path(str(Path(__file__).with_name("benchmark_fixtures.py"))))
 SCRIPT = Path(__file__).with_name("benchmark_run.py")

@@ -13,11 +13,11 @@ from jepa import checkpoint
 from jepa.config import ConfigError, load_config, preset_names, to_dict
 from jepa.models.encoder import build_encoder
 from jepa.probes import features
-from jepa.probes.dense import DenseConfig, run
-from jepa.probes.dense_images import find_pairs, read_images, read_maps
+from jepa.probes.dense.images import find_pairs, read_images, read_maps
+from jepa.probes.dense.maps import UNKNOWN, map_sums, scores_of
+from jepa.probes.dense.run import DenseConfig, run
 from jepa.probes.kinds import dense
 from jepa.probes.kinds.base import Features, ProbeError
-from jepa.probes.maps import UNKNOWN, map_sums, scores_of
 
 SMALL = {"epochs": 10, "batch": 8, "lr": (3e-2,), "weight_decay": (0.01,)}
 

@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 from jepa.data.errors import DataError
-from jepa.probes import hardest
+from jepa.probes.published import hardest
 
 NAMES = ("pour", "cut", "stir")
 PROBABILITIES = np.array([[0.9, 0.05, 0.05], [0.1, 0.8, 0.1], [0.3, 0.4, 0.3], [0.5, 0.1, 0.4], [0.05, 0.0, 0.95]])

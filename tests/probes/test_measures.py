@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from jepa.models.encoder import build_encoder
-from jepa.probes.measures import alpha_req, lidar, make_views, measure, std_over_positions
+from jepa.probes.suite.measures import alpha_req, lidar, make_views, measure, std_over_positions
 
 
 def orthonormal(rows: int, columns: int, seed: int) -> torch.Tensor:

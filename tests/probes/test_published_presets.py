@@ -6,8 +6,8 @@ import pytest
 from omegaconf import MISSING
 
 from jepa.config import load_config, preset_names
-from jepa.probes.anticipation import AnticipationConfig
-from jepa.probes.benchmark import BenchmarkConfig
+from jepa.probes.published.anticipation import AnticipationConfig
+from jepa.probes.published.benchmark import BenchmarkConfig
 
 PUBLISHED = {
     "k400": (16, 4, 8, 3, 20, 256, 0, 20),

@@ -4,9 +4,9 @@ import pytest
 import torch
 
 from jepa.models.pooler import build_classifier
-from jepa.probes.attention import attention
 from jepa.probes.kinds.base import Features
-from jepa.probes.retrieval import neighbours
+from jepa.probes.suite.attention import attention
+from jepa.probes.suite.retrieval import neighbours
 
 
 def test_neighbours_are_the_nearest_of_each_episode():

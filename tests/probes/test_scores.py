@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from sklearn import metrics as reference
 
-from jepa.probes import scores
 from jepa.probes.kinds.base import ProbeError
+from jepa.probes.published import scores
 
 
 def made(clips: int = 80, classes: int = 8, seed: int = 0):

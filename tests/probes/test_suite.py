@@ -14,10 +14,10 @@ from jepa.config import ConfigError, load_config, to_dict
 from jepa.data.config import DataConfig
 from jepa.models.encoder import build_encoder
 from jepa.pieces import whole
-from jepa.probes import suite_report
 from jepa.probes.config import ProbeConfig
 from jepa.probes.kinds.base import ProbeError
-from jepa.probes.suite import as_trained, names, run
+from jepa.probes.suite import report as suite_report
+from jepa.probes.suite.run import as_trained, names, run
 
 SMALL = ["clips_test=3", "workers=1", "tasks=[arrow,direction,skill,gripper]"]
 HEADS = [f"{kind}.{v}" for kind in ("attentive", "attentive_regression") for v in ("epochs=1", "heads=2", "lr=[1e-3]")]

@@ -6,7 +6,7 @@ import torch
 
 from jepa.models.encoder import build_encoder
 from jepa.probes.clips import ClipSet
-from jepa.probes.suite_pictures import COLUMNS, DIM, components, looks, nearest, stills
+from jepa.probes.suite.pictures import COLUMNS, DIM, components, looks, nearest, stills
 
 
 @pytest.fixture

@@ -11,9 +11,9 @@ from jepa.data.transforms import generator, normalize
 from jepa.interop.processor import evaluation_frames
 from jepa.models.encoder import build_encoder
 from jepa.probes.annotations.base import Sample
-from jepa.probes.encode import encode_views
-from jepa.probes.footage import Footage, footage_of, survey
-from jepa.probes.views import Views, erase, evaluation_clips, frame_ids, training_clips
+from jepa.probes.published.encode import encode_views
+from jepa.probes.published.footage import Footage, footage_of, survey
+from jepa.probes.published.views import Views, erase, evaluation_clips, frame_ids, training_clips
 
 SHOWN = Views(size=16, frames=4, frame_step=2, segments=2, views=3)
 
@@ -152,7 +152,7 @@ def test_a_survey_lists_what_cannot_be_read_and_reads_nothing_twice(video, tmp_p
     file.write_text(file.read_text()[:-20])  # cut off in the last line
     torn.write_bytes(video.read_bytes())
     looked = []
-    monkeypatch.setattr("jepa.probes.footage.inspect", lambda data: looked.append(data))
+    monkeypatch.setattr("jepa.probes.published.footage.inspect", lambda data: looked.append(data))
     with pytest.raises(AttributeError):  # of what the stand-in gives: `torn` is another file now
         survey([video, torn], file, workers=0)
     assert len(looked) == 1

@@ -15,11 +15,11 @@ from jepa.data.errors import DataError
 from jepa.data.stream import Film, film_of
 from jepa.interop.processor import evaluation_frames
 from jepa.probes.annotations.base import Annotated, Sample
-from jepa.probes.excerpt import excerpt
-from jepa.probes.footage import Footage
 from jepa.probes.kinds.base import ProbeError, split_episodes
-from jepa.probes.labelled import SPLITS, Side
-from jepa.probes.views import ASPECT, SCALE, erase
+from jepa.probes.published.excerpt import excerpt
+from jepa.probes.published.footage import Footage
+from jepa.probes.published.labelled import SPLITS, Side
+from jepa.probes.published.views import ASPECT, SCALE, erase
 
 EARLIER = 0.25  # the largest share of an action by which the reference's training moves its anchor before the end
 

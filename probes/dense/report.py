@@ -6,7 +6,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from jepa.probes.maps import scores_of
+from jepa.probes.dense.maps import scores_of
 from jepa.probes.metrics import Array, by_episode, t_interval
 
 OURS, CONTROL = "pretrained", "random_init"
@@ -16,7 +16,7 @@ DRAWS = 2000  # of the bootstrap
 def summarise(sums: dict[str, list[Array]], groups: np.ndarray, is_depth: bool, seed: int) -> dict[str, Any]:
     """Every row's scores by seed, and pretrained minus random init with a paired bootstrap over groups of images.
 
-    `sums` are by row, for each seed those per test image (B, S) of `jepa.probes.maps`; `groups` (B).
+    `sums` are by row, for each seed those per test image (B, S) of `jepa.probes.dense.maps`; `groups` (B).
     """
     rows = {}
     for maker, own in sums.items():

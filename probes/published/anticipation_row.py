@@ -14,16 +14,16 @@ from torch import Tensor
 
 from jepa.engines.base import agree, processes, rank
 from jepa.models.pooler import build_anticipation_classifier
-from jepa.probes.anticipation_clips import ActionClips, Actions, Observed
-from jepa.probes.anticipation_features import Foresight
-from jepa.probes.anticipation_scores import best_on_test, summary, write
-from jepa.probes.benchmark_heads import RankHeads
-from jepa.probes.benchmark_training import head_generator, minibatches, train
-from jepa.probes.encode import Tokens, is_read, keep
 from jepa.probes.kinds.anticipation import NAMES, class_means, focal_loss, hits
 from jepa.probes.kinds.base import ProbeError
-from jepa.probes.labelled import Side
-from jepa.probes.reading import Source, unread
+from jepa.probes.published.anticipation_clips import ActionClips, Actions, Observed
+from jepa.probes.published.anticipation_features import Foresight
+from jepa.probes.published.anticipation_scores import best_on_test, summary, write
+from jepa.probes.published.benchmark_heads import RankHeads
+from jepa.probes.published.benchmark_training import head_generator, minibatches, train
+from jepa.probes.published.encode import Tokens, is_read, keep
+from jepa.probes.published.labelled import Side
+from jepa.probes.published.reading import Source, unread
 from jepa.probes.sweep import Setting
 from jepa.status import write_json
 
@@ -136,8 +136,8 @@ class AnticipationRow:
         kept = []
         for rows, tokens in self._in_order(validation, labels):
             kept.append(rows)
-            if heads.own:
-                found.append(hits(heads.predict(tokens), labels[rows])[:, -1])
+            if (outputs := heads.predict(tokens)) is not None:
+                found.append(hits(outputs, labels[rows])[:, -1])
         means = class_means(torch.cat(found, 1), labels[torch.cat(kept), -1]) if found else []
         return heads.together(means or [0.0] * len(heads.own))
 
@@ -157,8 +157,7 @@ class AnticipationRow:
         found, parts, kept = [], [], []
         for rows, tokens in self._in_order(source, test.labels):
             own = torch.zeros(len(rows), sum(sizes), device=device)
-            if heads.own:
-                outputs = heads.predict(tokens)
+            if (outputs := heads.predict(tokens)) is not None:
                 found.append(hits(outputs, test.labels[rows]))
                 if chosen in heads.own:
                     own = torch.cat([o[heads.own.index(chosen)] for o in outputs], dim=1).sigmoid()

@@ -15,8 +15,8 @@ from jepa.checkpoint_writer import Writer
 from jepa.engines.base import agree, processes, rank
 from jepa.logs import console
 from jepa.preemption import Preempted, Preemption
-from jepa.probes.benchmark_heads import RankHeads
-from jepa.probes.encode import Batch, is_read
+from jepa.probes.published.benchmark_heads import RankHeads
+from jepa.probes.published.encode import Batch, is_read
 from jepa.probes.stacked import Outputs
 from jepa.probes.sweep import better_half, rungs
 

@@ -14,14 +14,14 @@ from jepa.config import ConfigError, from_dict
 from jepa.data.config import DataConfig
 from jepa.engines.launch import launched
 from jepa.models.encoder import Encoder
-from jepa.probes import suite_report
 from jepa.probes.clips import ClipSet, ClipSpec, load_clips, make_clips, open_split
 from jepa.probes.config import ProbeConfig
 from jepa.probes.features import make_encoder
-from jepa.probes.measures import make_views, measure
 from jepa.probes.run import PATIENCE
 from jepa.probes.run import run as run_probes
-from jepa.probes.suite_page import RANDOM, picture_sections, some
+from jepa.probes.suite import report as suite_report
+from jepa.probes.suite.measures import make_views, measure
+from jepa.probes.suite.page import RANDOM, picture_sections, some
 from jepa.runs import encoder_config, run_and_step
 from jepa.training import first_alone
 

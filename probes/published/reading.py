@@ -10,9 +10,9 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from jepa.engines.base import processes
-from jepa.probes.benchmark_heads import RankHeads
-from jepa.probes.encode import Batch, is_read
-from jepa.probes.labelled import Side
+from jepa.probes.published.benchmark_heads import RankHeads
+from jepa.probes.published.encode import Batch, is_read
+from jepa.probes.published.labelled import Side
 
 Source = Callable[[Iterator[Batch]], Iterator[tuple[Tensor, Tensor]]]
 """Minibatches of rows -> (rows, tokens (B, V, K, D)), the same on all ranks: `Tokens` or `Stored`."""

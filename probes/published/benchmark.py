@@ -15,15 +15,15 @@ from jepa.config import ConfigError, plugin, to_dict
 from jepa.engines.base import agree
 from jepa.engines.launch import launched
 from jepa.logs import progress_bar
-from jepa.probes import benchmark_report
 from jepa.probes.annotations.base import Annotated
-from jepa.probes.benchmark_row import Row
 from jepa.probes.features import IMAGE, make_encoder
-from jepa.probes.floor import Encoders, measure
-from jepa.probes.labelled import Labelled, label, read_annotations
-from jepa.probes.protocol import Protocol, grid
-from jepa.probes.reading import unread
-from jepa.probes.views import Views
+from jepa.probes.published import benchmark_report
+from jepa.probes.published.benchmark_row import Row
+from jepa.probes.published.floor import Encoders, measure
+from jepa.probes.published.labelled import Labelled, label, read_annotations
+from jepa.probes.published.protocol import Protocol, grid
+from jepa.probes.published.reading import unread
+from jepa.probes.published.views import Views
 from jepa.runs import encoder_sha256
 from jepa.status import write_json
 from jepa.training import first_alone, join

@@ -12,8 +12,8 @@ from jepa.pca_film import colours
 from jepa.probes.clips import ClipSet
 from jepa.probes.features import encode
 from jepa.probes.kinds.base import Features
-from jepa.probes.measures import pooled
-from jepa.probes.retrieval import neighbours
+from jepa.probes.suite.measures import pooled
+from jepa.probes.suite.retrieval import neighbours
 
 Strip = tuple[str, np.ndarray]
 """A name and pictures (n, h, w, 3) uint8 that stand in a row."""

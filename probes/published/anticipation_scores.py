@@ -9,13 +9,13 @@ from numpy.typing import NDArray
 from safetensors.torch import save_file
 from torch import Tensor
 
-from jepa.probes import hardest, scores
 from jepa.probes.annotations.base import UNSEEN
-from jepa.probes.anticipation_clips import ActionClips
-from jepa.probes.benchmark_row import HARDEST, PREDICTIONS
 from jepa.probes.kinds.anticipation import NAMES, class_means
 from jepa.probes.kinds.base import ProbeError
-from jepa.probes.labelled import Side
+from jepa.probes.published import hardest, scores
+from jepa.probes.published.anticipation_clips import ActionClips
+from jepa.probes.published.benchmark_row import HARDEST, PREDICTIONS
+from jepa.probes.published.labelled import Side
 from jepa.status import write_json
 
 

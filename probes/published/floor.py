@@ -13,13 +13,13 @@ from torch import Tensor
 from jepa.engines.base import rank
 from jepa.models.encoder import Encoder
 from jepa.models.image_encoder import ImageEncoder
-from jepa.probes.encode import Tokens, encode_views, is_read
 from jepa.probes.features import THUMBNAIL, thumbnails
 from jepa.probes.kinds import knn
 from jepa.probes.kinds.base import Features
-from jepa.probes.labelled import Clips, Labelled, Side
 from jepa.probes.metrics import accuracy, balanced_accuracy, bootstrap_difference, class_sums
-from jepa.probes.views import Views
+from jepa.probes.published.encode import Tokens, encode_views, is_read
+from jepa.probes.published.labelled import Clips, Labelled, Side
+from jepa.probes.published.views import Views
 
 PIXEL_FRAMES = 4  # of a clip, for the row of raw pixels
 OURS, PIXELS = "pretrained", "pixels"

@@ -7,8 +7,8 @@ from itertools import product
 from jepa.config import ConfigError
 from jepa.models.encoder import Encoder
 from jepa.models.image_encoder import ImageEncoder
+from jepa.probes.published.views import Views
 from jepa.probes.sweep import Setting
-from jepa.probes.views import Views
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from jepa.data.augment import rand_augment
 from jepa.data.decode import decode
 from jepa.data.sampling import sample_clips
 from jepa.interop.processor import evaluation_frames
-from jepa.probes.footage import Footage, stills
+from jepa.probes.published.footage import Footage, stills
 
 SCALE, ASPECT = (0.08, 1.0), (3 / 4, 4 / 3)  # of training crops
 ERASED, ERASED_AREA, ERASED_ASPECT = 0.25, (0.02, 1 / 3), (0.3, 1 / 0.3)  # random erasing (Zhong et al., 2020)

@@ -13,9 +13,9 @@ from torch import Tensor
 from jepa.data.errors import DataError
 from jepa.data.transforms import generator
 from jepa.probes.annotations.base import Annotated, Sample
-from jepa.probes.footage import Footage, digest, footage_of, survey
 from jepa.probes.kinds.base import ProbeError, split_episodes
-from jepa.probes.views import Views, evaluation_clips, training_clips
+from jepa.probes.published.footage import Footage, digest, footage_of, survey
+from jepa.probes.published.views import Views, evaluation_clips, training_clips
 
 SPLITS = ("train", "test")
 

@@ -14,12 +14,13 @@ from torch import Tensor
 
 from jepa.config import ConfigError, to_dict
 from jepa.logs import progress_bar
-from jepa.probes import dense_report, features
-from jepa.probes.dense_images import Pairs, find_pairs, read_images, read_maps
+from jepa.probes import features
+from jepa.probes.dense import report as dense_report
+from jepa.probes.dense.images import Pairs, find_pairs, read_images, read_maps
+from jepa.probes.dense.maps import UNKNOWN, has_label, map_sums
 from jepa.probes.features import IMAGE, MAKERS
 from jepa.probes.kinds import dense as linear
 from jepa.probes.kinds.base import Features, ProbeError
-from jepa.probes.maps import UNKNOWN, has_label, map_sums
 from jepa.probes.metrics import Array
 from jepa.probes.store import digest, open_store
 from jepa.runs import encoder_config, encoder_sha256

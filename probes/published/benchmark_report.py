@@ -7,9 +7,9 @@ from rich.console import Console
 from rich.table import Table
 from safetensors.torch import load_file
 
-from jepa.probes import scores
-from jepa.probes.benchmark_row import PREDICTIONS
-from jepa.probes.labelled import Labelled
+from jepa.probes.published import scores
+from jepa.probes.published.benchmark_row import PREDICTIONS
+from jepa.probes.published.labelled import Labelled
 from jepa.report_html import absent, folded, page, paragraph, picture, plot, table
 
 LARGEST_CONFUSION = 60  # classes; with more, the table of classes names the best rival

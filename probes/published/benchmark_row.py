@@ -19,14 +19,14 @@ from jepa.logs import console
 from jepa.models.encoder import Encoder
 from jepa.models.image_encoder import ImageEncoder
 from jepa.models.pooler import build_classifier
-from jepa.probes import hardest, scores
-from jepa.probes.benchmark_heads import RankHeads
-from jepa.probes.benchmark_training import head_generator, minibatches, train
-from jepa.probes.encode import Tokens, encode_views, keep
 from jepa.probes.kinds.base import ProbeError
-from jepa.probes.labelled import Clips, Labelled, Side
-from jepa.probes.protocol import Protocol, tokens_of_a_view
-from jepa.probes.reading import Source, read_side, unread
+from jepa.probes.published import hardest, scores
+from jepa.probes.published.benchmark_heads import RankHeads
+from jepa.probes.published.benchmark_training import head_generator, minibatches, train
+from jepa.probes.published.encode import Tokens, encode_views, keep
+from jepa.probes.published.labelled import Clips, Labelled, Side
+from jepa.probes.published.protocol import Protocol, tokens_of_a_view
+from jepa.probes.published.reading import Source, read_side, unread
 from jepa.probes.stacked import Outputs
 from jepa.runs import encoder_sha256
 from jepa.status import write_json

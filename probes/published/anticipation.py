@@ -13,13 +13,13 @@ from rich.table import Table
 from jepa.config import ConfigError, plugin, to_dict
 from jepa.engines.launch import launched
 from jepa.logs import progress_bar
-from jepa.probes.anticipation_clips import Actions, Observed, find_actions
-from jepa.probes.anticipation_features import FEATURES, Foresight, make_foresight
-from jepa.probes.anticipation_row import AnticipationRow, Schedule
-from jepa.probes.benchmark import PATIENCE
 from jepa.probes.kinds.anticipation import NAMES
-from jepa.probes.labelled import read_annotations
-from jepa.probes.protocol import grid
+from jepa.probes.published.anticipation_clips import Actions, Observed, find_actions
+from jepa.probes.published.anticipation_features import FEATURES, Foresight, make_foresight
+from jepa.probes.published.anticipation_row import AnticipationRow, Schedule
+from jepa.probes.published.benchmark import PATIENCE
+from jepa.probes.published.labelled import read_annotations
+from jepa.probes.published.protocol import grid
 from jepa.status import write_json
 from jepa.training import join
 

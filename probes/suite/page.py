@@ -9,12 +9,13 @@ import torch
 from jepa import report_html as page
 from jepa.config import build
 from jepa.models.encoder import Encoder
-from jepa.probes import made, suite_pictures
-from jepa.probes.attention import attention
+from jepa.probes import made
 from jepa.probes.clips import ClipSet
 from jepa.probes.config import ProbeConfig
 from jepa.probes.features import encode
 from jepa.probes.kinds.base import Features, ProbeError
+from jepa.probes.suite import pictures as suite_pictures
+from jepa.probes.suite.attention import attention
 
 PCA_CLIPS = 32  # that the components are fitted to
 SHOWN = 3  # clips in a picture
