@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from jepa import cli_data, cli_features, cli_interop, cli_probe, cli_run
+from jepa import cli_config, cli_data, cli_features, cli_interop, cli_plan, cli_probe, cli_run
 from jepa.cli_config import Overrides, Preset, configured
 
 app = typer.Typer(
@@ -21,6 +21,7 @@ app = typer.Typer(
 app.command()(cli_data.pack)
 app.add_typer(cli_data.app)
 app.add_typer(cli_probe.app)
+app.add_typer(cli_plan.app)
 app.command()(cli_run.export)
 app.command()(cli_interop.convert)
 app.command()(cli_features.features)
@@ -35,13 +36,28 @@ def collect(
     size: Annotated[int, typer.Option(min=16, help="Image side in pixels.")] = 64,
     seed: Annotated[int, typer.Option(help="Episode i is a function of (seed, i).")] = 0,
     workers: Annotated[int, typer.Option(min=1, help="Processes.")] = 2,
-    variation: Annotated[float, typer.Option(min=0, max=1, help="How much scenes differ in looks.")] = 0.05,
+    variation: Annotated[
+        str, typer.Option(help="How much scenes differ in looks, 0 to 1: a number, or color=1,light=0.5,camera=… .")
+    ] = "0.05",
     objects: Annotated[int, typer.Option(min=1, max=2, help="Objects on the table.")] = 1,
+    env: Annotated[str, typer.Option(help="tabletop, pusht or fetch.")] = "tabletop",
+    mix: Annotated[str, typer.Option(help="How often each skill is begun, as random=1,push=3; empty: as usual.")] = "",
+    noise: Annotated[
+        str, typer.Option(help="Levels of noise of scripted moves in m, as 0,0.02; empty: as usual.")
+    ] = "",
 ) -> None:
-    """Record scripted and random manipulation in the MuJoCo tabletop as MP4 + states + actions + skill labels."""
+    """Record scripted and random manipulation in simulation as MP4 + states + actions + skill labels."""
+    from jepa.config import ConfigError
     from jepa.logs import console
     from jepa.planning.collect import collect as run
+    from jepa.planning.coverage import describe
 
+    by_factor = cli_config.pairs(variation, "--variation") if "=" in variation else {}
+    try:
+        levels = tuple(float(level) for level in noise.split(",") if level)
+        looks = by_factor or float(variation)
+    except ValueError:
+        raise ConfigError(f"--noise {noise!r}, --variation {variation!r}: must be numbers") from None
     summary = run(
         out,
         episodes=episodes,
@@ -49,15 +65,14 @@ def collect(
         size=size,
         seed=seed,
         workers=workers,
-        variation=variation,
+        variation=looks,
         num_objects=objects,
+        env=env,
+        shares=cli_config.pairs(mix, "--mix"),
+        noise=levels,
     )
-    labels = ", ".join(f"{name} {count}" for name, count in summary["label_frames"].items())
-    console.print(
-        f"{summary['frames']} frames in {out} ({summary['new_frames']} new, {summary['seconds']:.0f} s); {labels}; "
-        f"object travel {summary['object_travel_m']:.2f} m an episode, lifted in {summary['lifted']:.0%}",
-        soft_wrap=True,
-    )
+    frames = f"{summary['frames']} frames in {out} ({summary['new_frames']} new, {summary['seconds']:.0f} s)"
+    console.print(f"{frames}; {describe(summary)}", soft_wrap=True, highlight=False)
 
 
 @app.command()
@@ -92,14 +107,6 @@ def posttrain(preset: Preset, overrides: Overrides = None) -> None:
     from jepa.posttrain import PosttrainConfig, run
 
     run(configured(PosttrainConfig, "posttrain", preset, overrides))
-
-
-@app.command()
-def plan(preset: Preset, overrides: Overrides = None) -> None:
-    """Plan towards goal images in closed loop, beside random actions, doing nothing and an oracle."""
-    from jepa.planning.benchmark import PlanConfig, run
-
-    run(configured(PlanConfig, "plan", preset, overrides))
 
 
 @app.command()

@@ -4,25 +4,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
-import click
 import typer
-from typer.core import TyperGroup
 
-from jepa.cli_config import Overrides, Preset, configured
-
-
-class _Probe(TyperGroup):
-    """A group whose verb `run` may be left out: `jepa probe PRESET` is `jepa probe run PRESET`."""
-
-    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        if args and args[0] not in self.commands and not args[0].startswith("-"):
-            args = ["run", *args]
-        return super().parse_args(ctx, args)
-
+from jepa.cli_config import Overrides, Preset, configured, group
 
 app = typer.Typer(
     name="probe",
-    cls=_Probe,
+    cls=group("run"),
     no_args_is_help=True,
     help="Ask a frozen encoder what it knows. `jepa probe PRESET key=value …` is short for `jepa probe run`.",
 )

@@ -74,7 +74,7 @@ class Imagine(nn.Module):
     def forward(self, tokens: Tensor, poses: Tensor, actions: Tensor) -> tuple[Tensor, Tensor]:
         if isinstance(self.world, ACPredictor):
             return norm_features(self.world(tokens, actions, poses)[:, -1]), integrate(poses[:, -1], actions[:, -1])
-        state = {"tokens": tokens, "pose": poses, "actions": actions[:, :-1]}
+        state = self.world.remember(None, tokens, poses, actions[:, :-1])
         step = self.world.step(state, actions[:, -1]).state
         return step["tokens"][:, -1], step["pose"][:, -1]
 
@@ -94,11 +94,13 @@ def world_parts(encoder: Encoder | ImageEncoder, world: WorldModel | ACPredictor
     """`look` and `imagine` of a world model that sees `history` frames.
 
     Raises:
-        ConfigError: a world of another kind, or a Markov one, which sees one frame, with more.
+        ConfigError: a world of another kind, one without poses, or a Markov one, which sees one frame, with more.
     """
     if not isinstance(world, ACJepa | ACPredictor):
         raise ConfigError(f"a world of type {type(world).__module__.rsplit('.', 1)[1]} cannot be deployed; ac_jepa can")
     predictor = world.predictor if isinstance(world, ACJepa) else world
+    if predictor.state_encoder is None or predictor.extrinsics_encoder is not None:
+        raise ConfigError("only a world model that reads poses, and no camera's place, can be deployed")
     if history < 1 or (predictor.config.markov and history > 1):
         raise ConfigError(f"--frames {history}: this world model sees one frame; leave --frames out")
     size, rng = encoder.config.size, _generator()

@@ -16,8 +16,8 @@ from jepa.data.loader import episodes
 from jepa.interop.encoders import load_encoder
 from jepa.logs import console, progress_bar
 from jepa.loop import train
-from jepa.models.encoder import Encoder, build_encoder, encode_frames
-from jepa.models.image_encoder import ImageEncoder
+from jepa.models.encoder import build_encoder, encode_frames
+from jepa.models.pixel_encoder import PixelEncoder, PixelEncoderConfig
 from jepa.open_loop import open_loop
 from jepa.pretrain import PretrainConfig
 from jepa.training import LoopConfig, first_alone, join, make_accelerator, required
@@ -29,8 +29,9 @@ class PosttrainConfig:
     """A post-training run on top of `encoder`: a pre-training run, a released model, or timm/NAME of an image encoder.
 
     `weights: random` takes only the encoder's shape from there and draws new weights: the control for pre-training.
-    It needs no trained run, so `encoder` may then be a pretrain preset as well. For an image encoder `weights` may be a
-    .safetensors file too; `pretrained` are those of the hub.
+    `pixels` takes only its image size and patches: the patches' raw pixels are the tokens.
+    These two need no trained run, so `encoder` may then be a pretrain preset as well. For an image encoder `weights`
+    may be a .safetensors file too; `pretrained` are those of the hub.
     `frames` is the length of the training windows.
     """
 
@@ -98,7 +99,7 @@ def windows(data: Sequence, frames: int, batch: int, key: tuple[int, ...], rank:
 
 
 @torch.no_grad()
-def encode_shards(encoder: Encoder | ImageEncoder, manifest: Manifest, cache: Path, chunk: int = 64) -> Sequence:
+def encode_shards(encoder: runs.AnyEncoder, manifest: Manifest, cache: Path, chunk: int = 64) -> Sequence:
     """All frames of all episodes, encoded one by one: tokens (n, T, N, D) in half precision to halve the memory.
 
     Kept in `cache`, keyed by the encoder's weights and the shards. Episodes longer than the shortest are cut.
@@ -111,13 +112,16 @@ def encode_shards(encoder: Encoder | ImageEncoder, manifest: Manifest, cache: Pa
     with progress_bar() as bar:
         task = bar.add_task(f"encode {Path(shards).name}", total=len(manifest), figures="")
         for episode in episodes(manifest, encoder.config.size):
-            if "actions" not in episode.arrays or "states" not in episode.arrays:
-                raise ConfigError(f"{shards}: sample {episode.id} has no actions or states: post-training needs both")
+            if "actions" not in episode.arrays:
+                raise ConfigError(f"{shards}: sample {episode.id} has no actions, which post-training needs")
             parts = [encode_frames(encoder, part[None])[0].half() for part in episode.frames.split(chunk)]
             tokens.append(torch.cat(parts))
             actions.append(torch.from_numpy(episode.arrays["actions"]).float())
-            states.append(torch.from_numpy(episode.arrays["states"]).float())
+            state = episode.arrays.get("states", np.empty((len(episode.frames), 0)))  # a world may do without
+            states.append(torch.from_numpy(state).float())
             bar.advance(task)
+    if len(widths := {s.shape[1] for s in states}) > 1:
+        raise ConfigError(f"{shards}: states of {', '.join(map(str, sorted(widths)))} numbers; all must have as many")
     length = min(len(t) for t in tokens)
     if (cut := sum(len(t) - length for t in tokens)) > 0:
         console.print(f"[yellow]{shards}: all episodes cut to the shortest, {length} frames; {cut} frames are not used")
@@ -130,12 +134,14 @@ def encode_shards(encoder: Encoder | ImageEncoder, manifest: Manifest, cache: Pa
     return data
 
 
-def _encoder(config: PosttrainConfig) -> Encoder | ImageEncoder:
+def _encoder(config: PosttrainConfig) -> runs.AnyEncoder:
     name = required(config.encoder, "encoder")
     if name.startswith("timm/") or config.weights == "pretrained":
         return load_encoder(name, "hub" if config.weights == "pretrained" else config.weights, config.seed)[0]
-    if config.weights == "random":
+    if config.weights in ("random", "pixels"):
         a_run = (Path(name) / "config.json").is_file()
         shape = runs.encoder_config(name) if a_run else load_config(PretrainConfig, "pretrain", name).encoder
+        if config.weights == "pixels":
+            return PixelEncoder(PixelEncoderConfig(shape.size, shape.patch))
         return build_encoder(shape, config.seed).eval().requires_grad_(False)
-    raise ConfigError(f"weights: '{config.weights}' is neither 'pretrained' nor 'random' (nor is {name} of timm)")
+    raise ConfigError(f"weights: '{config.weights}' is not pretrained, random or pixels (nor is {name} of timm)")

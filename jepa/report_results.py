@@ -1,5 +1,6 @@
 """The sections of a report on results: probes, world model, energy landscape, planning."""
 
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -171,8 +172,8 @@ def planning(run: Path) -> str:
     ]
     text = (
         "Closed loop from a goal image, the same frozen goals and decision limit for every row. Intervals are "
-        "Wilson's, p is McNemar's exact test on the goals that both rows ran, distances are means. Seconds are of one "
-        "episode's decision, with episodes planned in batches, and without rendering and physics."
+        "Wilson's over goals, p is McNemar's exact test on the goals that both rows ran, distances are means. Seconds "
+        "are of one episode's decision, with episodes planned in batches, and without rendering and physics."
     )
     omitted = "".join(page.absent(f"row {row}: {reason}") for row, reason in result["omitted"].items())
     panels = [_distance_panel(folder, result, task) for task in dict.fromkeys(r["task"] for r in result["rows"])]
@@ -186,7 +187,7 @@ def planning(run: Path) -> str:
 
 def _distance_panel(folder: Path, result: dict[str, Any], task: str) -> Panel:
     lines = []
-    for colour, row in zip(CYCLE, [r for r in result["rows"] if r["task"] == task], strict=False):
+    for colour, row in zip(cycle(CYCLE), [r for r in result["rows"] if r["task"] == task], strict=False):
         job = read_json(folder / f"{task}_{row['row']}.json", "plan")
         low, middle, high = np.percentile([e["distance"] for e in job["episodes"]], (25, 50, 75), axis=0) * 100
         lines.append(Line(row["label"], range(len(middle)), middle, colour, band=(low, high)))

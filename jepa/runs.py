@@ -16,9 +16,13 @@ from jepa.checkpoint_format import step_of
 from jepa.config import build, from_dict, to_dict
 from jepa.models.encoder import Encoder, EncoderConfig, build_encoder
 from jepa.models.image_encoder import ImageEncoder, build_image_encoder
+from jepa.models.pixel_encoder import PixelEncoder, PixelEncoderConfig
 from jepa.worlds.base import WorldModel, WorldSpec
 
 _ENCODER = "encoder.safetensors"
+
+AnyEncoder = Encoder | ImageEncoder | PixelEncoder
+"""What a world model can be trained on."""
 
 
 def encoder_config(run: str | Path) -> EncoderConfig:
@@ -74,7 +78,7 @@ def _released(name: str | Path) -> Encoder:
     return encoder
 
 
-def save_encoder(run: Path, encoder: Encoder | ImageEncoder) -> None:
+def save_encoder(run: Path, encoder: AnyEncoder) -> None:
     """Put a frozen encoder beside the world model that is trained on it.
 
     Raises:
@@ -90,7 +94,7 @@ def save_encoder(run: Path, encoder: Encoder | ImageEncoder) -> None:
     save_file(encoder.state_dict(), run / _ENCODER, metadata={"config": json.dumps(to_dict(encoder.config))})
 
 
-def load_world(run: str | Path) -> tuple[Encoder | ImageEncoder, WorldModel]:
+def load_world(run: str | Path) -> tuple[AnyEncoder, WorldModel]:
     """The frozen encoder and world model of a post-training run.
 
     Raises:
@@ -114,14 +118,16 @@ def load_world(run: str | Path) -> tuple[Encoder | ImageEncoder, WorldModel]:
     return encoder.eval().requires_grad_(False), world.eval().requires_grad_(False)
 
 
-def _shaped(shape: dict[str, Any], run: Path) -> Encoder | ImageEncoder:
-    """An encoder of that config, of ours or of timm's, whatever its weights."""
+def _shaped(shape: dict[str, Any], run: Path) -> AnyEncoder:
+    """An encoder of that config, of ours, of timm's or of pixels, whatever its weights."""
     if "name" in shape:
         return build_image_encoder(shape["name"], "random", size=shape["size"])
+    if "width" not in shape:
+        return PixelEncoder(from_dict(PixelEncoderConfig, shape, str(run)))
     return build_encoder(from_dict(EncoderConfig, shape, str(run)), seed=0)
 
 
-def world_spec(encoder: Encoder | ImageEncoder, action_dim: int, state_dim: int) -> WorldSpec:
+def world_spec(encoder: AnyEncoder, action_dim: int, state_dim: int) -> WorldSpec:
     """What a world model must know of its encoder and robot."""
     _, rows, columns = encoder.grid(encoder.config.tubelet, encoder.config.size, encoder.config.size)
     return WorldSpec(encoder.embed_dim, action_dim, state_dim, (rows, columns))
@@ -136,7 +142,7 @@ def weights_sha256(module: nn.Module) -> str:
     return digest.hexdigest()
 
 
-def encoder_sha256(encoder: Encoder | ImageEncoder) -> str:
+def encoder_sha256(encoder: AnyEncoder) -> str:
     """A digest of weights and shape: heads and positions change what an encoder says, and no weight."""
     return hashlib.sha256(f"{weights_sha256(encoder)} {to_dict(encoder.config)}".encode()).hexdigest()
 
@@ -160,5 +166,5 @@ def write_cache(path: Path, key: str, tensors: dict[str, Tensor]) -> None:
     partial.replace(path)
 
 
-def _spec_of(tensors: dict[str, Tensor], encoder: Encoder | ImageEncoder) -> WorldSpec:
+def _spec_of(tensors: dict[str, Tensor], encoder: AnyEncoder) -> WorldSpec:
     return world_spec(encoder, len(tensors["action_scale"]), len(tensors["state_scale"]))

@@ -6,16 +6,15 @@ OUT/dataset.json says what the folder holds; OUT/episode_NNNNNN.mp4 and .npz are
 import io
 import json
 import os
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from jepa.planning.skills import SKILLS
+from jepa.planning.envs.base import PlanningEnv
 
 FORMAT = "jepa-episodes-1"
-_UNITS = ["m", "m", "m", "rad", "rad", "rad", "closedness"]
 
 
 class CollectError(ValueError):
@@ -24,19 +23,23 @@ class CollectError(ValueError):
 
 @dataclass(frozen=True)
 class Recipe:
-    """All that decides the bytes of an episode, besides its number."""
+    """All that decides the bytes of an episode, besides its number.
+
+    options: of the environment. shares, noise: of behaviours (see `skills.behave`); empty for the environment's own.
+    """
 
     env: str
     size: int
     steps: int
     seed: int
-    variation: float
-    num_objects: int
+    options: dict[str, Any] = field(default_factory=dict)
+    shares: dict[str, float] = field(default_factory=dict)
+    noise: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)
 class Episode:
-    """frames (T, h, w, 3) uint8; actions (T-1, 7) and states (T, 7) float32; skill (T) int64; object_pos (T, 3)."""
+    """frames (T, h, w, 3) uint8; actions (T-1, A) and states (T, S) float32; skill (T) int64; object_pos (T, 3)."""
 
     frames: np.ndarray
     actions: np.ndarray
@@ -57,21 +60,24 @@ def _write(path: Path, data: bytes) -> None:
     os.replace(part, path)
 
 
-def begin(out: Path, recipe: Recipe, fps: float) -> None:
+def begin(out: Path, recipe: Recipe, env: PlanningEnv) -> None:
     """Write dataset.json, or check that the one there is of the same recipe.
 
     Raises:
         CollectError: it is of another recipe.
     """
+    mixture = {"shares": recipe.shares, "noise": list(recipe.noise)}
     header = {
         "format": FORMAT,
-        **asdict(recipe),
-        "fps": fps,
-        "action_dim": 7,
-        "state_dim": 7,
-        "action_units": _UNITS,
-        "state_units": _UNITS,
-        "labels": {"skill": list(SKILLS)},
+        **{k: getattr(recipe, k) for k in ("env", "size", "steps", "seed")},
+        **recipe.options,
+        **{name: value for name, value in mixture.items() if value},
+        "fps": env.fps,
+        "action_dim": len(env.action_units),
+        "state_dim": len(env.state_units),
+        "action_units": list(env.action_units),
+        "state_units": list(env.state_units),
+        "labels": {"skill": list(env.skills)},
         "extra": {"object_pos": ["m"] * 3},
     }
     path = out / "dataset.json"
@@ -80,7 +86,8 @@ def begin(out: Path, recipe: Recipe, fps: float) -> None:
             there = json.loads(path.read_text())
         except ValueError as error:
             raise CollectError(f"{path}: not JSON ({error}); use another folder") from error
-        if changed := [f"{k} {there.get(k)} (now {v})" for k, v in header.items() if there.get(k) != v]:
+        keys = [*header, *(k for k in mixture if k in there and k not in header)]
+        if changed := [f"{k} {there.get(k)} (now {header.get(k)})" for k in keys if there.get(k) != header.get(k)]:
             raise CollectError(f"{path}: recorded with {', '.join(changed)}; use another folder")
     out.mkdir(parents=True, exist_ok=True)
     _write(path, (json.dumps(header, indent=1) + "\n").encode())
@@ -99,22 +106,6 @@ def save(out: Path, index: int, episode: Episode, fps: float) -> None:
     )
     _write(arrays, buffer.getvalue())
     _write(video, encode_mp4(episode.frames, fps))
-
-
-def statistics(out: Path, episodes: int) -> dict[str, Any]:
-    """Frames by skill, mean object path (m) and share of episodes with a lift, over the first `episodes` episodes."""
-    counts, travel, lifted = np.zeros(len(SKILLS), int), [], []
-    for index in range(episodes):
-        with np.load(paths(out, index)[0], allow_pickle=False) as arrays:
-            counts += np.bincount(arrays["skill"], minlength=len(SKILLS))
-            positions = arrays["object_pos"]
-        travel.append(np.linalg.norm(np.diff(positions, axis=0), axis=1).sum())
-        lifted.append(positions[:, 2].max() > positions[0, 2] + 0.04)
-    return {
-        "label_frames": dict(zip(SKILLS, counts.tolist(), strict=True)),
-        "object_travel_m": round(float(np.mean(travel)), 3),
-        "lifted": round(float(np.mean(lifted)), 3),
-    }
 
 
 def encode_mp4(frames: np.ndarray, fps: float) -> bytes:

@@ -1,11 +1,16 @@
 """Films of episodes: an animated GIF `start | goal | view now`, one frame a decision."""
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from jepa.planning.mpc import Episode
+from jepa.planning.manifest import GoalPair
+from jepa.planning.mpc import Episode, run_episodes
+from jepa.planning.rows import replay
 
+SIDE = 64  # pixels
 SCALE = 3
 GAP = 4  # white pixels between the pictures, before scaling
 MILLISECONDS = 400
@@ -16,6 +21,17 @@ def choose(solved: list[bool], count: int) -> list[int]:
     kinds = [[i for i, s in enumerate(solved) if s], [i for i, s in enumerate(solved) if not s]]
     turns = [kind[i] for i in range(len(solved)) for kind in kinds if i < len(kind)]
     return turns[:count]
+
+
+def film(env: Any, goal: GoalPair, record: Mapping[str, Any], folder: Path) -> Path:
+    """Film an episode by its recorded actions, which repeat it to the bit; FOLDER/GOAL_success.gif or _failure."""
+    actions = np.array(record["actions"])
+    again = replay([actions], len(actions))
+    (episode,) = run_episodes(env, [goal.start], [lambda env: 0.0], again, decisions=len(actions), size=SIDE)
+    env.set_state(goal.goal)
+    path = folder / f"{goal.id}_{'success' if record['success'] else 'failure'}.gif"
+    write(path, episode, env.render_at(SIDE))
+    return path
 
 
 def write(path: Path, episode: Episode, goal: np.ndarray) -> None:

@@ -12,17 +12,21 @@ from torch import Tensor
 
 from jepa.models.encoder import Encoder, encode_frames
 from jepa.planning.goals import LastStepL1
-from jepa.worlds.base import WorldModel, score
+from jepa.worlds.base import Goal, State, WorldModel, score
 
 
 @dataclass(frozen=True)
 class Landscape:
-    """energy (P, P) over [Δx, Δz], a mean over Δy; axis (P) in metres; lowest and action: (Δx, Δz) in metres."""
+    """energy (P, P) over [Δa, Δb], a mean over the third axis of x, y, z; in metres, as axis (P), which both share.
+
+    lowest: where it is least; action: what was really done, both (Δa, Δb). `axes` are the numbers of a and b in xyz.
+    """
 
     axis: np.ndarray
     energy: np.ndarray
     lowest: tuple[float, float]
     action: tuple[float, float]
+    axes: tuple[int, int] = (0, 2)
 
 
 @torch.no_grad()
@@ -35,32 +39,74 @@ def energy_landscape(
     action: Tensor,
     *,
     extent: float,
+    axes: tuple[int, int] = (0, 2),
     points: int = 15,
     depth_points: int = 5,
 ) -> Landscape:
-    """One-step energies over a grid of (Δx, Δz) with everything but Δy held at 0.
+    """One-step energies over a grid of two of Δx, Δy, Δz with everything but the third held at 0.
 
     Args:
         frame: (3, h, w) uint8, where the robot is. goal: (3, h, w) uint8, one or more steps later.
         pose: (7) its measured state at `frame`. action: (7) the action taken there, to be marked.
         extent: the grid covers ±extent metres on each axis.
-        points: of Δx and of Δz. depth_points: of Δy, over which the energy is averaged.
+        axes: the two of the grid, as numbers of x, y, z.
+        points: of each of them. depth_points: of the third, over which the energy is averaged.
     """
+    first, second = axes
     axis = torch.linspace(-extent, extent, points)
     depth = torch.linspace(-extent, extent, depth_points)
     grid = torch.stack(torch.meshgrid(axis, axis, depth, indexing="ij"), dim=-1).reshape(-1, 3)
     candidates = torch.zeros(1, len(grid), 1, len(action))
-    candidates[..., [0, 2, 1]] = grid[None, :, None]  # (Δx, Δz, Δy) -> action axes
-    tokens = encode_frames(encoder, torch.stack([frame, goal])[None])  # (1, 2, N, D)
-    proprio = pose[None, None]
-    state = world.observe(None, tokens[:, :1], proprio)
-    features = world.features(world.observe(None, tokens[:, 1:], proprio))
-    energy = score(world, state, candidates, LastStepL1(features))
+    candidates[..., [first, second, 3 - first - second]] = grid[None, :, None]
+    state, energy_of = facing(world, encode_frames(encoder, torch.stack([frame, goal])[None]), pose[None])
+    energy = score(world, state, candidates, energy_of)
     energy = energy.reshape(points, points, depth_points).mean(dim=-1)
     i, k = divmod(int(energy.argmin()), points)
     return Landscape(
         axis=axis.numpy(),
         energy=energy.numpy(),
         lowest=(float(axis[i]), float(axis[k])),
-        action=(float(action[0]), float(action[2])),
+        action=(float(action[first]), float(action[second])),
+        axes=axes,
     )
+
+
+def facing(world: WorldModel, tokens: Tensor, pose: Tensor) -> tuple[State, Goal]:
+    """The state at the first and the goal of the second of two encoded frames (B, 2, N, D), with pose (B, 7)."""
+    proprio = pose[:, None]
+    features = world.features(world.observe(None, tokens[:, 1:], proprio))
+    return world.observe(None, tokens[:, :1], proprio), LastStepL1(features)
+
+
+@torch.no_grad()
+def lowest(
+    world: WorldModel, state: State, goal: Goal, reach: Tensor, *, points: int = 11, sweeps: int = 2
+) -> tuple[Tensor, Tensor]:
+    """The single action (B, A) of least energy, and that energy (B), searched along one axis after the other from 0.
+
+    Each axis is tried at `points` places within ±`reach` (A), with the others held at the best found so far, and the
+    place is refined by a parabola through the lowest three. Axes of reach 0 stay at 0.
+    """
+    rows = next(iter(state.values())).shape[0]
+    best = reach.new_zeros(rows, len(reach))
+    for axis in reach.nonzero()[:, 0].tolist() * sweeps:
+        places = torch.linspace(-1, 1, points) * reach[axis]
+        candidates = best[:, None].repeat(1, points, 1)  # (B, P, A)
+        candidates[..., axis] = places
+        energy = score(world, state, candidates[:, :, None], goal)  # (B, P)
+        best[:, axis] = _vertex(places, energy)
+    return best, score(world, state, best[:, None, None], goal)[:, 0]
+
+
+def _vertex(places: Tensor, energy: Tensor) -> Tensor:
+    """Where a parabola through the least of `energy` (B, P) and its neighbours is lowest (B); the ends stay ends.
+
+    Of equal energies, as of a gripper that cannot close further, the smallest action counts.
+    """
+    nearest = places.abs().argsort(stable=True)
+    least = nearest[energy[:, nearest].argmin(1)]
+    inner = least.clamp(1, len(places) - 2)
+    before, here, after = (energy.gather(1, (inner + step)[:, None])[:, 0] for step in (-1, 0, 1))
+    bend = (before - 2 * here + after).clamp(min=torch.finfo(energy.dtype).tiny)
+    refined = places[inner] + ((before - after) / (2 * bend)).clamp(-1, 1) * (places[1] - places[0])
+    return torch.where(least == inner, refined, places[least])

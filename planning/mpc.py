@@ -1,6 +1,7 @@
 """Closed loop: look, decide, act, look again, for a batch of episodes that share one simulator.
 
 A row of the benchmark is a `Controller`; every row goes through the same loop and the same number of decisions.
+Planning itself, encoder included, is `jepa.planning.agent.Agent`, as for a real robot.
 """
 
 import time
@@ -12,32 +13,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from jepa.planning.planners.base import Bounds, Planner, shift
-from jepa.worlds.base import Goal, State, WorldModel
-
-
-@dataclass(frozen=True)
-class View:
-    """What can be known of B episodes now.
-
-    frames: (B, 3, h, w) uint8, or None where nobody looks. pose: (B, 7) float32, the robot's measured state.
-    sim: (B, n) float64, the simulator's whole state, for the oracle alone.
-    """
-
-    frames: Tensor | None
-    pose: Tensor
-    sim: Tensor
-
-    def __getitem__(self, rows: slice) -> "View":
-        return View(None if self.frames is None else self.frames[rows], self.pose[rows], self.sim[rows])
-
-
-@dataclass(frozen=True)
-class Decision:
-    """actions (B, A) to carry out now, and the model steps that each row's decision took."""
-
-    actions: Tensor
-    model_steps: int = 0
+from jepa.planning.agent import Agent, Decision, View
+from jepa.planning.goals import SwitchRule
+from jepa.planning.planners.base import Bounds, Planner
+from jepa.planning.safety import Safety
+from jepa.worlds.base import Goal, WorldModel
 
 
 class Controller(Protocol):
@@ -48,13 +28,18 @@ class Controller(Protocol):
 
 @dataclass(frozen=True)
 class Episode:
-    """distance (L+1) in metres before and after each of L decisions; actions (L, A); frames (L+1, h, w, 3)."""
+    """distance (L+1) in metres before and after each of L decisions; actions (L, A); frames (L+1, h, w, 3).
+
+    stopped: why it held still from some decision on, "" if it did not. final: the simulator's state at the end.
+    """
 
     distance: list[float]
     actions: np.ndarray
     seconds: float  # per decision, of the controller alone: rendering and physics are the benchmark's own
     model_steps: int  # per decision
     frames: np.ndarray | None
+    stopped: str = ""
+    final: np.ndarray | None = None
 
 
 def run_episodes(
@@ -80,11 +65,13 @@ def run_episodes(
     curves = [[measured] for measured in _measure(env, sims, distances)]
     views = [look(env, sims, size)]
     actions, seconds, model_steps = [], 0.0, 0
+    stopped = [""] * len(sims)
     for t in range(decisions):
         began = time.monotonic()
         decided = controller(views[-1], t)
         seconds += time.monotonic() - began
         model_steps += decided.model_steps
+        stopped = list(decided.stops) or stopped
         actions.append(decided.actions.double().cpu().numpy())
         sims = [_advance(env, sim, action) for sim, action in zip(sims, actions[-1], strict=True)]
         for curve, measured in zip(curves, _measure(env, sims, distances), strict=True):
@@ -99,6 +86,8 @@ def run_episodes(
             seconds=per_decision,
             model_steps=model_steps // decisions,
             frames=None if size is None else np.stack([_pixels(v.frames[b]) for v in views]),  # type: ignore[index]
+            stopped=stopped[b],
+            final=sims[b],
         )
         for b in range(len(sims))
     ]
@@ -116,7 +105,7 @@ def look(env: Any, sims: Sequence[np.ndarray], size: int | None) -> View:
 
 
 class Replan:
-    """Plans anew at every decision from the current view, starting from what is left of the last plan."""
+    """An `Agent` for each `batch` of episodes."""
 
     def __init__(
         self,
@@ -128,49 +117,36 @@ class Replan:
         goals: View,
         *,
         seed: int,
+        before: Sequence[View] = (),
+        switch: SwitchRule = SwitchRule(),
         batch: int = 8,
+        execute: int = 1,
+        seconds: float | None = None,
+        safety: Safety = Safety(stale=0),
     ):
         """
         Args:
-            sense: turns a view into the world's evidence, tokens (B, 1, N, D).
-            energy: turns goal features (B, N, D) into a goal.
             goals: how the goals look; their pose is not read, for a goal is an image.
+            before: how the sub-goals before them look, in order.
             batch: episodes planned together; the result does not depend on it.
+            seconds: for a decision of one batch.
+
+        The others are `Agent`'s.
         """
-        self._world, self._sense, self._planner, self._energy = world, sense, planner, energy
-        self._bounds, self._goals, self._seed, self._batch = bounds, goals, seed, batch
-        self._states: dict[int, State] = {}
-        self._energies: dict[int, Goal] = {}
-        self._plans: dict[int, Tensor] = {}
+        self._goals, self._before, self._batch = goals, before, batch
+        own: dict[str, Any] = {"energy": energy, "switch": switch, "seed": seed}
+        own |= {"execute": execute, "seconds": seconds, "safety": safety}
+        self._agents = [Agent(world, sense, planner, bounds, **own) for _ in range(0, len(goals.pose), batch)]
 
-    @torch.no_grad()
     def __call__(self, view: View, decision: int) -> Decision:
-        starts = range(0, len(view.pose), self._batch)
-        plans = [self._plan(first, view[first : first + self._batch], decision) for first in starts]
-        return Decision(torch.cat([p.actions[:, 0] for p in plans]), plans[0].model_steps)
-
-    def _plan(self, first: int, view: View, decision: int) -> Any:
-        proprio = view.pose[:, None]
-        if decision == 0:
-            goal = self._world.observe(None, self._sense(self._goals[first : first + self._batch]), proprio)
-            self._energies[first] = self._energy(self._world.features(goal))
-            before, since, warm = None, None, None
-        else:
-            before, since = self._states[first], self._plans[first][:, :1]
-            warm = shift(self._plans[first])
-        self._states[first] = self._world.observe(before, self._sense(view), proprio, since)
-        # The same stream for every batch: neither the batch size nor an episode's place in it changes its plan.
-        seed = int(np.random.SeedSequence([self._seed, decision]).generate_state(1)[0])
-        plan = self._planner.plan(
-            self._world,
-            self._states[first],
-            self._energies[first],
-            torch.Generator().manual_seed(seed),
-            bounds=self._bounds,
-            warm_start=warm,
-        )
-        self._plans[first] = plan.actions
-        return plan
+        decided = []
+        for i, agent in enumerate(self._agents):
+            rows = slice(i * self._batch, (i + 1) * self._batch)
+            if decision == 0:
+                agent.aim(self._goals[rows], [goal[rows] for goal in self._before])
+            decided.append(agent.decide(view[rows]))
+        stops = tuple(reason for d in decided for reason in d.stops)
+        return Decision(torch.cat([d.actions for d in decided]), decided[0].model_steps, stops)
 
 
 def _advance(env: Any, sim: np.ndarray, action: np.ndarray) -> np.ndarray:

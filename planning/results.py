@@ -1,79 +1,129 @@
 """The statistics of a benchmark: rates with intervals, paired comparisons on the same goals, and tables."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 from rich import box
 from rich.console import Group
 from rich.table import Table
 
 REFERENCE = "ours"
+RESAMPLES = 2000
+HOW = (
+    "Intervals are 95 % Wilson intervals of the mean over goals and seeds that count every goal once, however many "
+    "seeds it has: seeds are no further goals, so they are never too narrow for that. p: McNemar's exact test against "
+    "ours, on the goals that both rows ran, at their first seed. Difference: ours minus the row, of the mean over "
+    "seeds, with a 95 % bootstrap over goals."
+)
+Outcomes = Mapping[str, Sequence[bool]]
+"""For each goal whether it was reached, at every seed, the first seed first."""
 
 
-def rate(successes: Sequence[bool]) -> dict[str, float]:
-    """Share of successes with its 95 % Wilson interval."""
-    from scipy.stats import binomtest
+def rate(outcomes: Outcomes) -> dict[str, Any]:
+    """Share of successes over goals and seeds, and its 95 % Wilson interval with every goal counted once.
 
-    interval = binomtest(sum(successes), len(successes)).proportion_ci(0.95, method="wilson")
-    return {"rate": sum(successes) / len(successes), "low": float(interval.low), "high": float(interval.high)}
+    With several seeds also `bootstrap`, the interval of the same share by drawing goals, and the share of each seed.
+    """
+    shares = _shares(outcomes)
+    goals, mean = len(shares), float(shares.mean())
+    z = 1.959964
+    centre = (mean + z**2 / (2 * goals)) / (1 + z**2 / goals)
+    half = z / (1 + z**2 / goals) * (mean * (1 - mean) / goals + z**2 / (4 * goals**2)) ** 0.5
+    told: dict[str, Any] = {"rate": mean, "low": max(0.0, centre - half), "high": min(1.0, centre + half)}
+    if (seeds := min(map(len, outcomes.values()))) > 1:
+        told["bootstrap"] = _bootstrap(shares)
+        told["seeds"] = [float(np.mean([found[s] for found in outcomes.values()])) for s in range(seeds)]
+    return told
 
 
-def paired(ours: dict[str, bool], other: dict[str, bool]) -> dict[str, float]:
-    """Exact McNemar test on the goals that both rows ran: who solved what the other did not, and its p-value."""
+def paired(ours: Outcomes, other: Outcomes) -> dict[str, Any]:
+    """Ours against another row on the goals that both ran.
+
+    Exact McNemar test at the first seed: who solved what the other did not, and its p-value. `difference`, ours minus
+    the other, of shares over seeds, with its 95 % bootstrap interval over goals.
+    """
     from scipy.stats import binomtest
 
     both = [goal for goal in ours if goal in other]
-    only_ours = sum(ours[g] and not other[g] for g in both)
-    only_other = sum(other[g] and not ours[g] for g in both)
+    only_ours = sum(ours[g][0] and not other[g][0] for g in both)
+    only_other = sum(other[g][0] and not ours[g][0] for g in both)
     differing = only_ours + only_other
     p = float(binomtest(only_ours, differing, 0.5).pvalue) if differing else 1.0
-    return {"goals": len(both), "only_ours": only_ours, "only_other": only_other, "p": p}
+    gaps = _shares({g: ours[g] for g in both}) - _shares({g: other[g] for g in both})
+    low, high = _bootstrap(gaps)
+    told = {"goals": len(both), "only_ours": only_ours, "only_other": only_other, "p": p}
+    return told | {"difference": float(gaps.mean()), "low": low, "high": high}
 
 
-def summarise(jobs: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """One record for each (task, row) from the jobs' own records, in their order."""
-    solved = {(j["task"], j["row"]): {e["goal"]: e["success"] for e in j["episodes"]} for j in jobs}
-    records = []
-    for job in jobs:
-        episodes = job["episodes"]
-        ours = solved.get((job["task"], REFERENCE)) if job["row"] != REFERENCE else None
-        curves = [e["distance"] for e in episodes]
-        records.append(
+def _shares(outcomes: Outcomes) -> np.ndarray:
+    return np.array([np.mean(found) for found in outcomes.values()])
+
+
+def _bootstrap(values: np.ndarray) -> list[float]:
+    """95 % percentile interval of the mean of `values`, one for each goal."""
+    rng = np.random.default_rng(0)
+    means = values[rng.integers(len(values), size=(RESAMPLES, len(values)))].mean(1)
+    return [float(edge) for edge in np.percentile(means, (2.5, 97.5))]
+
+
+def outcomes(record: Mapping[str, Any], key: str = "success") -> Outcomes:
+    """The outcomes of a row's episodes, which come seed by seed."""
+    found: dict[str, list[bool]] = {}
+    for episode in record["episodes"]:
+        found.setdefault(episode["goal"], []).append(episode[key])
+    return found
+
+
+def summarise(records: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """One summary for each (task, row) from the rows' own records, in their order."""
+    reached = {(r["task"], r["row"]): outcomes(r) for r in records}
+    summaries = []
+    for r in records:
+        own, ours = reached[r["task"], r["row"]], reached.get((r["task"], REFERENCE))
+        curves = [e["distance"] for e in r["episodes"]]
+        summaries.append(
             {
-                **{k: job[k] for k in ("task", "row", "label", "seed", "seconds", "model_steps", "films")},
-                "n": len(episodes),
-                "success": rate([e["success"] for e in episodes]),
-                "close": rate([e["close"] for e in episodes]),
+                **{k: r[k] for k in ("task", "row", "label", "seed", "seconds", "model_steps", "films")},
+                "n": len(own),
+                "seeds": max(map(len, own.values())),
+                "success": rate(own),
+                "close": rate(outcomes(r, "close")),
                 "curve": [sum(c) / len(curves) for c in zip(*curves, strict=True)],
-                "versus_ours": paired(ours, solved[job["task"], job["row"]]) if ours else None,
+                "versus_ours": paired(ours, own) if ours and r["row"] != REFERENCE else None,
             }
         )
-    return records
+    return summaries
 
 
-def tables(records: Sequence[dict[str, Any]], tolerance: float, close: float) -> Group:
+def tables(summaries: Sequence[Mapping[str, Any]], tolerance: float, close: float) -> Group:
     """The results for the terminal, a table for each task."""
-    tasks = list(dict.fromkeys(r["task"] for r in records))
-    parts = [_table(task, [r for r in records if r["task"] == task], tolerance, close) for task in tasks]
-    return Group(*parts, "(…): 95 % Wilson. p: exact McNemar against ours. s, steps of the model: for each decision.")
+    tasks = list(dict.fromkeys(s["task"] for s in summaries))
+    parts = [_table(task, [s for s in summaries if s["task"] == task], tolerance, close) for task in tasks]
+    return Group(*parts, "n: goals × seeds. (…): 95 % Wilson over goals. p: McNemar with ours. s, steps: a decision.")
 
 
-def _table(task: str, records: Sequence[dict[str, Any]], tolerance: float, close: float) -> Table:
-    title = f"{task}: final distance to the goal, seed {records[0]['seed']}"
+def _table(task: str, summaries: Sequence[Mapping[str, Any]], tolerance: float, close: float) -> Table:
+    title = f"{task}: final distance to the goal, from seed {summaries[0]['seed']}"
     out = Table(title=title, box=box.SIMPLE, padding=(0, 1, 0, 0))
     out.add_column("row", no_wrap=True)
     for head in ("n", f"≤ {tolerance * 100:.0f} cm", f"≤ {close * 100:.0f} cm", "cm to go", "p", "s", "steps"):
         out.add_column(head, justify="right", no_wrap=True)
-    for r in records:
-        s, versus = r["success"], r["versus_ours"]
+    for s in summaries:
+        versus = s["versus_ours"]
         out.add_row(
-            r["label"],
-            str(r["n"]),
-            f"{s['rate']:.0%} ({s['low'] * 100:.0f}–{s['high'] * 100:.0f})",
-            f"{r['close']['rate']:.0%}",
-            f"{r['curve'][0] * 100:.1f} → {r['curve'][-1] * 100:.1f}",
+            s["label"],
+            count(s),
+            f"{s['success']['rate']:.0%} ({s['success']['low'] * 100:.0f}–{s['success']['high'] * 100:.0f})",
+            f"{s['close']['rate']:.0%}",
+            f"{s['curve'][0] * 100:.1f} → {s['curve'][-1] * 100:.1f}",
             f"{versus['p']:.2g}" if versus else "",
-            f"{r['seconds']:.2f}",
-            str(r["model_steps"]),
+            f"{s['seconds']:.2f}",
+            str(s["model_steps"]),
         )
     return out
+
+
+def count(summary: Mapping[str, Any]) -> str:
+    """How many goals, and seeds where there are several."""
+    return str(summary["n"]) + (f" × {summary['seeds']}" if summary["seeds"] > 1 else "")

@@ -1,45 +1,102 @@
 """The rows of the benchmark: for each, the controller that decides and the frames it needs to see."""
 
 import json
+import re
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from jepa.config import ConfigError, build
-from jepa.models.encoder import encode_frames
-from jepa.planning.goals import LastStepDistance, LastStepL1, LastStepPush
-from jepa.planning.manifest import position
-from jepa.planning.mpc import Controller, Decision, Replan, View, look
+from jepa.config import ConfigError, build, from_dict, plugin
+from jepa.planning.agent import Decision, View, eyes
+from jepa.planning.bench_config import PlanConfig
+from jepa.planning.manifest import GoalPair
+from jepa.planning.mpc import Controller, Replan, look
 from jepa.planning.planners.base import Bounds
-from jepa.planning.simulator import SimulatorWorld
+from jepa.planning.simulator import SimulatorWorld, oracle
 from jepa.runs import load_world
 
 LABELS = {
     "ours": "ours",
     "control": "random-init encoder",
+    "pixels": "raw pixels",
+    "cloning": "behaviour cloning",
+    "inverse": "inverse dynamics",
     "random": "random actions",
     "nothing": "do nothing",
+    "expert": "replayed expert",
     "oracle": "oracle (simulator)",
 }
-
-# What the oracle reads of the true simulator, and its cost in metres, for each task.
-ORACLE = {
-    "reach": (lambda env: position(env, "reach"), LastStepDistance),
-    "push": (lambda env: np.concatenate([position(env, "push"), position(env, "reach")]), LastStepPush),
-}
+WORLDS = {"ours": "pretrained", "control": "random", "pixels": "pixels"}  # rows with a world, and its `weights`
+RANDOM = ("ours", "control", "pixels", "random")  # what a seed changes
 
 
-def _run_of(row: str, config: Any) -> str:
-    """The post-training run of a row; its weights must be what the row's label says."""
-    run, wanted = (config.world, "pretrained") if row == "ours" else (config.control, "random")
-    path = Path(run) / "config.json"
-    weights = json.loads(path.read_text()).get("weights") if path.is_file() else wanted
-    if weights != wanted:
-        raise ConfigError(f"row '{LABELS[row]}' wants a run with weights={wanted}; {run} has {weights}")
-    return run
+@dataclass(frozen=True)
+class Row:
+    """A row of the table: `kind` is a key of LABELS. Rows of a `budget` stand in the curves instead."""
+
+    name: str
+    kind: str
+    label: str
+    run: str = ""  # the post-training whose world it plans with
+    planner: Any = None
+    budget: float | None = None
+
+
+@dataclass(frozen=True)
+class _Named:
+    planner: Any = plugin("jepa.planning.planners", "cem")
+
+
+def chosen(config: PlanConfig) -> tuple[list[Row], dict[str, str]]:
+    """The rows of a benchmark in the order of its table, and the reasons of those that are left out, by kind.
+
+    The planners of `cloning` and `inverse` are still to be trained.
+
+    Raises:
+        ConfigError: an unknown row or planner.
+    """
+    if unknown := [row for row in config.rows if row not in LABELS]:
+        raise ConfigError(f"rows: no row '{unknown[0]}'; there are: {', '.join(LABELS)}")
+    rows = [row for planned in _with_planner(config) for row in planned]
+    omitted = {}
+    for kind, label in LABELS.items():
+        if kind == "ours" or kind not in config.rows:
+            continue
+        run = {"control": config.control, "pixels": config.pixels, "oracle": ""}.get(kind, config.world)
+        if kind in WORLDS and not run:
+            wanted = "that pre-training helped" if kind == "control" else "that features beat pixels"
+            omitted[kind] = f"no {kind}=… given: nothing says {wanted}"
+            continue
+        planner = {**dict.fromkeys(WORLDS, config.planner), "oracle": config.oracle}.get(kind)
+        rows.append(Row(kind, kind, label, run if kind in (*WORLDS, "cloning", "inverse") else "", planner))
+    return rows, omitted
+
+
+def _with_planner(config: PlanConfig) -> list[list[Row]]:
+    """Ours, and the same world with every other planner, each followed by its budgets."""
+    ours = [Row("ours", "ours", LABELS["ours"], config.world, config.planner)]
+    for name, values in config.planners.items():
+        if not re.fullmatch(r"[a-z0-9_]+", name):
+            raise ConfigError(f"planners: '{name}' names a file: use small letters, digits and _")
+        given = {"planner": {"type": name, **(values or {})}}
+        planner = from_dict(_Named, given, f"planners.{name}").planner
+        ours.append(Row(f"ours_{name}", "ours", f"ours, {name}", config.world, planner))
+    return [[row, *(_scaled(row, factor) for factor in config.budgets)] for row in ours]
+
+
+def _scaled(row: Row, factor: float) -> Row:
+    """The same search with `factor` times the candidates, of which the same share is elite."""
+    sizes = [key for key in ("samples", "restarts", "elites") if hasattr(row.planner, key)]
+    if not sizes or factor <= 0:
+        raise ConfigError(f"budgets: {factor:g} times the effort of row '{row.label}' is not to be had")
+    planner = replace(row.planner, **{key: max(2, round(factor * getattr(row.planner, key))) for key in sizes})
+    return replace(
+        row, name=f"{row.name}_x{factor:g}", label=f"{row.label} × {factor:g}", planner=planner, budget=factor
+    )
 
 
 def action_bounds(env: Any, fraction: float, frozen: Sequence[int]) -> Bounds:
@@ -49,48 +106,73 @@ def action_bounds(env: Any, fraction: float, frozen: Sequence[int]) -> Bounds:
 
 
 def controller(
-    row: str,
-    task: str,
-    config: Any,
+    row: Row,
+    config: PlanConfig,
     env: Any,
     bounds: Bounds,
-    goals: Sequence[np.ndarray],
+    goals: Sequence[GoalPair],
+    *,
+    streams: Sequence[int],
+    seed: int,
+    limit: int,
 ) -> tuple[Controller, int | None]:
-    """The controller of a row for episodes with these goal states, and the frame size it looks at.
+    """The controller of a row for episodes with these goals of one task, and the frame size it looks at.
+
+    Args:
+        streams: the number of each goal among all of its task, which its random actions follow.
+        limit: decisions of an episode.
 
     Raises:
-        CheckpointError: the row's world cannot be loaded.
+        CheckpointError: the row's world cannot be loaded. ConfigError: the run is not what the row's label says.
     """
-    if row == "random":
-        return random_actions(bounds, config.seed), None
-    if row == "nothing":
+    if row.kind == "random":
+        return random_actions(bounds, seed, streams), None
+    if row.kind == "nothing":
         return do_nothing(bounds), None
-    if row == "oracle":
-        coordinates, energy = ORACLE[task]
-        world, planner = SimulatorWorld(env, coordinates), build(config.oracle)
+    if row.kind == "expert":
+        return replay([goal.expert for goal in goals], limit), None  # type: ignore[misc]
+    task = goals[0].task
+    searches = row.kind in WORLDS or row.kind == "oracle"
+    switch, staged = config.switch, searches and task in config.subgoals
+    energy: Any = config.goal
+    if row.kind == "oracle":
+        rules = oracle(task)
+        energy, switch, staged, size = rules.energy, rules.switch, rules.staged, None
+        world: Any = SimulatorWorld(env, rules.coordinates)
 
         def sense(view: View) -> torch.Tensor:
-            return view.sim[:, None, None]
-
-        size = None
+            return view.sim[:, None, None]  # type: ignore[index]
     else:
-        encoder, world = load_world(_run_of(row, config))
-        planner, energy = build(config.planner), LastStepL1
-
-        def sense(view: View) -> torch.Tensor:
-            return encode_frames(encoder, view.frames[:, None])  # type: ignore[index]
-
-        size = encoder.config.size
-    view = look(env, goals, size)
-    replan = Replan(world, sense, planner, energy, bounds, view, seed=config.seed, batch=config.batch)
-    return replan, size
+        if row.kind in WORLDS:
+            _check_weights(row)
+        encoder, world = load_world(row.run)
+        sense, size = eyes(encoder), encoder.config.size  # type: ignore[arg-type]
+    *before, last = [look(env, states, size) for states in _stages(goals, staged)]
+    own: dict[str, Any] = {"before": before, "switch": switch, "seed": seed, "batch": config.batch}
+    return Replan(world, sense, build(row.planner), energy, bounds, last, **own), size
 
 
-def random_actions(bounds: Bounds, seed: int) -> Controller:
-    """The floor: uniform in the bounds, a stream of its own for each episode."""
+def _stages(goals: Sequence[GoalPair], staged: bool) -> list[list[np.ndarray]]:
+    """For each sub-goal in turn its state in every scene; a scene with fewer repeats its goal. Without: the goal."""
+    count = max(len(goal.stages) for goal in goals) if staged else 1
+    ways = [[state for _, state in goal.stages] if staged else [goal.goal] for goal in goals]
+    return [[way[min(i, len(way) - 1)] for way in ways] for i in range(count)]
+
+
+def _check_weights(row: Row) -> None:
+    """The weights of a row's run must be what the row's label says."""
+    path, wanted = Path(row.run) / "config.json", WORLDS[row.kind]
+    weights = json.loads(path.read_text()).get("weights") if path.is_file() else wanted
+    if weights != wanted:
+        raise ConfigError(f"row '{row.label}' wants a run with weights={wanted}; {row.run} has {weights}")
+
+
+def random_actions(bounds: Bounds, seed: int, streams: Sequence[int] | None = None) -> Controller:
+    """The floor: uniform in the bounds; each episode has a stream of its own, by default its place in the batch."""
 
     def act(view: View, decision: int) -> Decision:
-        draws = [np.random.default_rng([seed, decision, row]).random(len(bounds.low)) for row in range(len(view.pose))]
+        own = range(len(view.pose)) if streams is None else streams
+        draws = [np.random.default_rng([seed, decision, stream]).random(len(bounds.low)) for stream in own]
         unit = torch.from_numpy(np.stack(draws)).to(bounds.low.dtype)
         return Decision(bounds.clip(bounds.low + unit * (bounds.high - bounds.low)))
 
@@ -102,5 +184,15 @@ def do_nothing(bounds: Bounds) -> Controller:
 
     def act(view: View, decision: int) -> Decision:
         return Decision(torch.zeros(len(view.pose), len(bounds.low)))
+
+    return act
+
+
+def replay(sequences: Sequence[np.ndarray], limit: int) -> Controller:
+    """Recorded actions (L, A) of each episode, to the bit, and zeros after them up to `limit` decisions."""
+    padded = [np.pad(actions, ((0, max(0, limit - len(actions))), (0, 0))) for actions in sequences]
+
+    def act(view: View, decision: int) -> Decision:
+        return Decision(torch.from_numpy(np.stack([actions[decision] for actions in padded])))
 
     return act

@@ -1,13 +1,54 @@
 """The true simulator as a world model: planning in it, on true distances, is the ceiling of a benchmark."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from jepa.worlds.base import State, Step, WorldModel
+from jepa.planning.goals import LastStepDistance, LastStepPush, SwitchRule
+from jepa.planning.manifest import position, task_of
+from jepa.worlds.base import Goal, State, Step, WorldModel
+
+GRIPPER = 0.05  # m that the whole way of the gripper counts
+
+
+@dataclass(frozen=True)
+class Oracle:
+    """What the oracle of a task reads of the simulator, (k) coordinates in metres, and how it judges them.
+
+    staged: it aims at the goal's sub-goals in turn, by `switch`; without, at the goal alone.
+    """
+
+    coordinates: Callable[[Any], np.ndarray]
+    energy: Callable[[Tensor], Goal] = LastStepDistance
+    staged: bool = False
+    switch: SwitchRule = SwitchRule(threshold=0.015, patience=(5,))
+
+
+def oracle(task: str) -> Oracle:
+    """The oracle of a task.
+
+    `reach`: the hand's distance to its goal. `push`: see `LastStepPush`. Others: the Euclidean distance of the whole
+    scene to each of the expert's sub-goals in turn, for theirs is no distance that leads to the goal by itself.
+    """
+    if task == "reach":
+        return Oracle(lambda env: position(env, "reach"))
+    if task == "push":
+        return Oracle(lambda env: np.concatenate([position(env, "push"), position(env, "reach")]), LastStepPush)
+    return Oracle(partial(_scene, task), staged=True)
+
+
+def _scene(task: str, env: Any) -> np.ndarray:
+    """What the task is measured by, the robot's place, its gripper if it has one, and the other objects."""
+    pose = np.asarray(env.ee_pose())
+    place = pose[: env.workspace.shape[1]]
+    gripper = GRIPPER * pose[6:] if len(pose) == 7 else pose[:0]
+    others = [env.object_pos(i) for i in range(1, env.num_objects)]
+    return np.concatenate([task_of(task).measure(env), place, gripper, *others])
 
 
 class SimulatorWorld(WorldModel):

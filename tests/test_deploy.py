@@ -131,7 +131,7 @@ def test_a_world_with_a_history(encoder, tmp_path):
     world = world_of(encoder)
     deploy(world_parts(encoder, world, 3)[1:], tmp_path, "torch", 2, "run")
     tokens, poses, actions = torch.randn(2, 3, 16, 32), torch.randn(2, 3, 7), 0.2 * torch.randn(2, 3, 7)
-    step = world.step({"tokens": tokens, "pose": poses, "actions": actions[:, :2]}, actions[:, 2]).state
+    step = world.step(world.remember(None, tokens, poses, actions[:, :2]), actions[:, 2]).state
     found = torch.export.load(tmp_path / "imagine.pt2").module()(tokens, poses, actions)
     torch.testing.assert_close(found[0], step["tokens"][:, -1], atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(found[1], step["pose"][:, -1], atol=1e-5, rtol=1e-5)

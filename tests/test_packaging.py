@@ -13,6 +13,7 @@ from omegaconf import OmegaConf
 from jepa.cli import app
 from jepa.config import ConfigError, load_config, preset_names
 from jepa.planning.benchmark import PlanConfig
+from jepa.planning.offline_rows import OfflineConfig
 from jepa.posttrain import PosttrainConfig
 from jepa.pretrain import PretrainConfig
 from jepa.probes.config import ProbeConfig
@@ -36,8 +37,12 @@ SCHEMAS = {
     "dense": DenseConfig,
     "posttrain": PosttrainConfig,
     "plan": PlanConfig,
+    "offline": OfflineConfig,
 }
 """Of the presets in each folder of configs/."""
+
+SHORT = {"probe": "run", "plan": "bench"}
+"""The verb of a group that may be left out."""
 
 VERBS = typer.main.get_command(app).commands
 README = (ROOT / "README.md").read_text()
@@ -79,8 +84,8 @@ def mistakes(words):
 def verb_mistakes(verb, arguments):
     command = VERBS[verb]
     if hasattr(command, "commands"):
-        if verb == "probe" and arguments and arguments[0] not in command.commands:
-            arguments = ["run", *arguments]
+        if verb in SHORT and arguments and arguments[0] not in command.commands:
+            arguments = [SHORT[verb], *arguments]
         if not arguments or arguments[0] not in command.commands:
             return [f"no verb {verb} {arguments[:1]}"]
         command, arguments = command.commands[arguments[0]], arguments[1:]
@@ -180,7 +185,7 @@ def test_links_lead_somewhere(document):
 @pytest.mark.parametrize("verb", SCHEMAS)
 def test_every_preset_is_valid(verb):
     names = preset_names(verb)
-    assert "debug" in names or verb in ("benchmark", "anticipation", "dense")
+    assert "debug" in names or verb in ("benchmark", "anticipation", "dense", "offline")
     given = {
         "pretrain": ["out=a"],
         "probe": ["encoder=a", "shards_train=b"],
@@ -189,6 +194,7 @@ def test_every_preset_is_valid(verb):
         "dense": ["encoder=a", "out=b", "images_train=c", "labels_train=c", "images_test=d", "labels_test=d"],
         "posttrain": [],
         "plan": ["world=a", "out=b"],
+        "offline": ["world=a", "shards=b"],
     }
     for name in names:
         load_config(SCHEMAS[verb], verb, name, given[verb])

@@ -6,6 +6,7 @@ import torch
 from jepa import pretrain
 from jepa.checkpoint import CheckpointError
 from jepa.config import ConfigError, load_config
+from jepa.data.transforms import normalize
 from jepa.logs import read
 from jepa.models.encoder import encode_frames
 from jepa.models.image_encoder import ImageEncoder, build_image_encoder
@@ -70,6 +71,19 @@ def test_the_control_has_the_same_shape_and_other_weights(tmp_path, moving_squar
     assert ours.config == control.config and weights_sha256(ours) != weights_sha256(control)
 
 
+def test_raw_pixels_stand_in_for_an_encoder(tmp_path, moving_square, encoder_run):
+    run(config_of(tmp_path, moving_square, encoder_run, "weights=pixels", "loop.steps=2"))
+    encoder, world = load_world(tmp_path)
+    assert not list(encoder.parameters()) and encoder.embed_dim == 3 * 8 * 8
+    frames = torch.randint(0, 256, (2, 1, 3, 32, 32), dtype=torch.uint8)
+    tokens = encoder(normalize(frames))
+    torch.testing.assert_close(tokens[1, 6].view(3, 8, 8), normalize(frames)[1, 0, :, 8:16, 16:24])
+    state = world.observe(None, encode_frames(encoder, frames), torch.zeros(2, 1, 7))
+    assert world.features(state).shape == (2, 16, 192)
+    with pytest.raises(ValueError, match="28×32 are not whole patches of 8"):
+        encoder(torch.zeros(1, 1, 3, 28, 32))
+
+
 def test_an_image_encoder_of_timm_serves_as_well(tmp_path, moving_square):
     name = "timm/vit_tiny_patch16_224"
     run(config_of(tmp_path, moving_square, name, "weights=random", "loop.steps=2"))
@@ -85,7 +99,7 @@ def test_an_image_encoder_of_timm_serves_as_well(tmp_path, moving_square):
 def test_mistakes_are_one_line(tmp_path, moving_square, encoder_run):
     with pytest.raises(CheckpointError, match="no run at"):
         run(config_of(tmp_path / "a", moving_square, tmp_path / "nowhere"))
-    with pytest.raises(ConfigError, match="'noise' is neither"):
+    with pytest.raises(ConfigError, match="'noise' is not"):
         run(config_of(tmp_path / "b", moving_square, encoder_run, "weights=noise"))
     with pytest.raises(CheckpointError, match="not a post-training run"):
         load_world(encoder_run)

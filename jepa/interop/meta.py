@@ -178,6 +178,9 @@ def _check_representable(config: ModelConfig) -> None:
         )
     plain = ACPredictorConfig(ac.width, ac.depth, ac.heads, ac.mlp_ratio, "tiled") if ac else None
     if ac != plain:
-        raise CheckpointError("Meta's action-conditioned predictor turns tiled, and is neither markov nor residual")
+        raise CheckpointError(
+            "Meta's action-conditioned predictor turns tiled, sees all frames, reads states and no camera, is told of "
+            "them by tokens, and is not residual"
+        )
     if config.predictor and ac:
         raise CheckpointError("a file of Meta's has room for one predictor, and this model has two")

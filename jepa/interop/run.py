@@ -69,7 +69,8 @@ def _posttrained(run: Path) -> tuple[ModelConfig, Tensors]:
 
     encoder, world = load_world(run)
     if not isinstance(encoder, Encoder):
-        raise CheckpointError(f"{run} is a world model on {encoder.config.name} of timm, which no layout here can hold")
+        what = getattr(encoder.config, "name", "raw pixels")
+        raise CheckpointError(f"{run} is a world model on {what}, which no layout here can hold")
     shape = replace(encoder.config, drop_path=0.0, checkpointing="none")
     tensors = {f"encoder.{k}": v for k, v in encoder.state_dict().items() if not k.endswith(DROP_PATH_COUNTER)}
     config = ModelConfig(shape.width, origin=str(run), frames=shape.tubelet, encoder=shape)
@@ -78,9 +79,9 @@ def _posttrained(run: Path) -> tuple[ModelConfig, Tensors]:
     predictor = world.predictor
     config = replace(
         config,
-        ac_predictor=world.config.predictor,
+        ac_predictor=replace(world.config.predictor, checkpointing="none"),
         action_dim=predictor.action_encoder.in_features,
-        state_dim=predictor.state_encoder.in_features,
+        state_dim=predictor.state_encoder.in_features if predictor.state_encoder else 0,
         ac_standardised=True,
     )
     return config, tensors | {f"ac_predictor.{k}": v for k, v in predictor.state_dict().items()}

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from jepa.data.transforms import normalize
 from jepa.models.checkpointing import check_mode, run_block
 from jepa.models.layers import Block, DropPath, check_heads, init_weights, norm_features
+from jepa.models.pixel_encoder import PixelEncoder
 from jepa.models.rope import Rope, positions
 
 _REFERENCE_PX = 256  # V-JEPA 2.1 interpolates positions to the grid of this size: 16 for patch 16, 18 for patch 14
@@ -148,8 +149,10 @@ def build_encoder(config: EncoderConfig, seed: int) -> Encoder:
 def encode_frames(encoder: Encoder, frames: Tensor) -> Tensor:
     """Each uint8 frame of (B, T, C, h, w) alone, as an image -> layer-normed tokens (B, T, N, D).
 
+    Raw pixels stay as they are: a patch of one colour has no spread to divide by, and its colour is what it says.
     Source: V-JEPA 2-AC, arXiv 2506.09985, §3.1: the frozen encoder sees single frames.
     """
     batch, time = frames.shape[:2]
     tokens = encoder(normalize(rearrange(frames, "b t c h w -> (b t) 1 c h w")))
-    return rearrange(norm_features(tokens), "(b t) n d -> b t n d", b=batch, t=time)
+    tokens = tokens if isinstance(encoder, PixelEncoder) else norm_features(tokens)
+    return rearrange(tokens, "(b t) n d -> b t n d", b=batch, t=time)

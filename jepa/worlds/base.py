@@ -97,7 +97,10 @@ class WorldModel(nn.Module):
 
 
 def branch(state: State, count: int) -> State:
-    """`count` copies of every row: leading dim B becomes B·count, the copies of a row side by side."""
+    """`count` copies of every row: leading dim B becomes B·count, the copies of a row side by side.
+
+    Of a single row they are views: what all candidates share then takes no memory.
+    """
     return {key: repeat(value, "b ... -> (b s) ...", s=count) for key, value in state.items()}
 
 

@@ -4,13 +4,15 @@ Actions and poses follow V-JEPA 2-AC (see `jepa.pose`); a control step lasts 0.2
 the camera, z up from the table top, all in metres.
 """
 
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from jepa.planning.offscreen import SimulatorError, import_mujoco, open_renderer
-from jepa.planning.tabletop_look import LookWriter, look_dtype, sample_look
+from jepa.planning.skills import SKILLS, behave
+from jepa.planning.tabletop_look import LookWriter, Variation, look_dtype, sample_look
 from jepa.planning.tabletop_scene import FINGER_TRAVEL, mjcf
 
 try:  # the simulator is an optional extra; without it the module still imports and `TabletopEnv()` says what to do
@@ -32,7 +34,7 @@ _BLOCKED = np.array([0.01] * 3 + [0.1] * 3)  # m, rad
 @dataclass(frozen=True)
 class Config:
     size: int = 64  # pixels, height = width
-    variation: float = 1.0  # how much looks differ between episodes, 0 (not at all) to 1
+    variation: float | Mapping[str, float] = 1.0  # how much looks differ between episodes, 0 to 1; or by factor
     num_objects: int = 1
 
 
@@ -51,17 +53,22 @@ class TabletopEnv(Env):
     metadata = {"render_modes": ["rgb_array"], "render_fps": 4}  # noqa: RUF012 (gymnasium's own convention)
 
     def __init__(
-        self, size: int = 64, variation: float = 1.0, num_objects: int = 1, render_mode: str | None = "rgb_array"
+        self,
+        size: int = 64,
+        variation: float | Mapping[str, float] = 1.0,
+        num_objects: int = 1,
+        render_mode: str | None = "rgb_array",
     ) -> None:
-        if size < 8 or not 0.0 <= variation <= 1.0 or num_objects not in (1, 2):
-            raise SimulatorError(
-                f"tabletop: size ≥ 8, variation in 0..1, num_objects 1 or 2; got {size}, {variation}, {num_objects}"
-            )
+        if size < 8 or num_objects not in (1, 2):
+            raise SimulatorError(f"tabletop: size ≥ 8, num_objects 1 or 2; got {size}, {num_objects}")
+        self.variation = Variation.of(variation)
         self._mujoco = import_mujoco()
         if gymnasium is None:
             raise SimulatorError("gymnasium is not installed: pip install 'openjepa[sim]'")
-        self.size, self.variation, self.num_objects, self.render_mode = size, variation, num_objects, render_mode
-        self.fps, self.action_limit = 4.0, ACTION_LIMIT.copy()
+        self.size, self.num_objects, self.render_mode = size, num_objects, render_mode
+        self.fps, self.action_limit, self.skills = 4.0, ACTION_LIMIT.copy(), SKILLS
+        self.action_units = self.state_units = ("m", "m", "m", "rad", "rad", "rad", "closedness")
+        self.workspace = np.stack([POSE_LOW[:3], POSE_HIGH[:3]])
         self.action_space = gymnasium.spaces.Box(-ACTION_LIMIT, ACTION_LIMIT, dtype=np.float32)
         state_limit = np.array([1.0] * 3 + [np.pi] * 3 + [1.0], np.float32)
         self.observation_space = gymnasium.spaces.Dict(
@@ -192,6 +199,10 @@ class TabletopEnv(Env):
         large = renderer.render().astype(np.uint16)
         total = large[::2, ::2] + large[::2, 1::2] + large[1::2, ::2] + large[1::2, 1::2]
         return ((total + 2) >> 2).astype(np.uint8)
+
+    def behave(self, rng: np.random.Generator, **mixture: Any) -> Iterator[tuple[int, np.ndarray]]:
+        """Endless (label, action (7)) pairs: see `jepa.planning.skills.behave`."""
+        return behave(self, rng, **mixture)
 
     # --- inside ------------------------------------------------------------------------------------------------
 

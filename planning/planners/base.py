@@ -1,48 +1,33 @@
-"""The contract of a planner: from a state, a goal and bounds to a sequence of actions, and nothing else."""
+"""The contract of a planner, from state, goal and bounds to a sequence of actions; and what planners share."""
 
+import time
 from dataclasses import dataclass
 from typing import Protocol
 
 import torch
+from einops import rearrange, repeat
 from torch import Tensor
 
-from jepa.worlds.base import Goal, State, WorldModel
-
-
-@dataclass(frozen=True)
-class Bounds:
-    """The box of actions: low and high (A), in the action's own units; `frozen` axes are held at 0."""
-
-    low: Tensor
-    high: Tensor
-    frozen: tuple[int, ...] = ()
-
-    def __post_init__(self) -> None:
-        if self.low.shape != self.high.shape or self.low.ndim != 1 or bool((self.low > self.high).any()):
-            raise ValueError(f"bounds need low ≤ high of one shape (A); got {self.low} and {self.high}")
-
-    @property
-    def scale(self) -> Tensor:
-        """(A) half the width of the box, 0 on frozen axes: the unit of a planner's exploration noise."""
-        return self._thaw((self.high - self.low) / 2)
-
-    def clip(self, actions: Tensor) -> Tensor:
-        """Actions (..., A) moved into the box."""
-        return self._thaw(torch.minimum(torch.maximum(actions, self.low), self.high))
-
-    def _thaw(self, values: Tensor) -> Tensor:
-        free = torch.ones_like(self.low)
-        free[list(self.frozen)] = 0.0
-        return values * free
+from jepa.planning.constraints import Bounds
+from jepa.worlds.base import Goal, State, WorldModel, score
 
 
 @dataclass(frozen=True)
 class Plan:
-    """actions (B, H, A) in bounds; cost (B), the world's estimate for them; model_steps imagined per row."""
+    """actions (B, H, A) in bounds; cost (B), the world's estimate for them; model_steps imagined per row.
+
+    A step that is differentiated counts as three: going back costs about twice what going forward does.
+    elites: (B, K, H, A), other good plans, best first, where the planner can start from several.
+    """
 
     actions: Tensor
     cost: Tensor
     model_steps: int
+    elites: Tensor | None = None
+
+    def rest(self, steps: int = 1) -> Tensor:
+        """What the next decision starts from once `steps` actions are carried out, as `warm_start`."""
+        return shift(self.actions if self.elites is None else self.elites, steps)
 
 
 class Planner(Protocol):
@@ -64,12 +49,71 @@ class Planner(Protocol):
         Args:
             state: B rows to plan from.
             goal: cost (B, S) of futures; NaN counts as worst.
-            warm_start: (B, H, A), the plan to start from, usually `shift(previous plan)`; default zeros.
-            deadline: `time.monotonic()` after which no further iteration starts.
+            warm_start: (B, H, A), or (B, K, H, A) with the best first; usually the `rest` of the plan before; default
+                zeros.
+            deadline: `time.monotonic()` after which no further iteration starts; the best found so far is returned.
         """
         ...
 
 
 def shift(actions: Tensor, steps: int = 1) -> Tensor:
-    """The rest of a plan (B, H, A) after its first `steps` actions were carried out, zeros at the end."""
-    return torch.cat([actions[:, steps:], torch.zeros_like(actions[:, :steps])], dim=1)
+    """The rest of a plan (..., H, A) after its first `steps` actions were carried out, zeros at the end."""
+    return torch.cat([actions[..., steps:, :], torch.zeros_like(actions[..., :steps, :])], dim=-2)
+
+
+def starts(state: State, horizon: int, bounds: Bounds, warm_start: Tensor | None) -> Tensor:
+    """The plans (B, K, H, A) to start from, in bounds; zeros, K = 1, where there is no warm start."""
+    if warm_start is None:
+        rows = next(iter(state.values())).shape[0]
+        warm_start = bounds.low.new_zeros(rows, horizon, len(bounds.low))
+    return bounds.project(warm_start[:, None] if warm_start.ndim == 3 else warm_start)
+
+
+def late(deadline: float | None) -> bool:
+    """Whether no further iteration may start."""
+    return deadline is not None and time.monotonic() >= deadline
+
+
+def smooth_noise(samples: int, mean: Tensor, correlation: float, generator: torch.Generator) -> Tensor:
+    """Standard normal noise (S, H, A), AR(1) over the horizon: with `correlation` near 1, samples go far.
+
+    One draw serves every row of `mean` (B, H, A), so that a row's plan does not depend on who else is planned.
+    """
+    noise = torch.randn(samples, *mean.shape[1:], generator=generator, dtype=mean.dtype)
+    for h in range(1, noise.shape[1]):
+        noise[:, h] = correlation * noise[:, h - 1] + (1 - correlation**2) ** 0.5 * noise[:, h]
+    return noise.to(mean.device)
+
+
+def energies(
+    world: WorldModel, state: State, candidates: Tensor, goal: Goal, generator: torch.Generator, chunk: int
+) -> Tensor:
+    """Cost (B, S) of candidates (B, S, H, A), NaN as infinitely bad."""
+    return worst_if_nan(score(world, state, candidates, goal, generator, chunk))
+
+
+def worst_if_nan(cost: Tensor) -> Tensor:
+    """The same costs, with infinity for NaN."""
+    return torch.where(cost.isnan(), torch.inf, cost)
+
+
+def lowest(candidates: Tensor, cost: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """The `count` cheapest of each row, best first: candidates (B, K, H, A) and cost (B, K)."""
+    best = cost.topk(count, dim=1, largest=False)
+    index = repeat(best.indices, "b k -> b k h a", h=candidates.shape[2], a=candidates.shape[3])
+    return candidates.gather(1, index), best.values
+
+
+def cheaper(one: Tensor, its_cost: Tensor, other: Tensor, other_cost: Tensor) -> tuple[Tensor, Tensor]:
+    """For each row, plan (B, H, A) and cost (B) of `one` where it costs less, of `other` elsewhere."""
+    better = its_cost < other_cost
+    return torch.where(better[:, None, None], one, other), torch.where(better, its_cost, other_cost)
+
+
+def moments(elites: Tensor, finite: Tensor, mean: Tensor, std: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and unbiased spread (B, H, A) of the elites of finite cost; the old ones where too few are."""
+    weight = rearrange(finite.to(elites.dtype), "b k -> b k 1 1")
+    count = weight.sum(1)
+    new_mean = (weight * elites).sum(1) / count.clamp(min=1)
+    spread = ((weight * (elites - new_mean[:, None]) ** 2).sum(1) / (count - 1).clamp(min=1)).sqrt()
+    return torch.where(count > 0, new_mean, mean), torch.where(count > 1, spread, std)

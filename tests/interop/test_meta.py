@@ -221,7 +221,7 @@ def test_heads_come_from_known_sizes_or_must_be_given():
                 made.CONFIGS["action-conditioned"],
                 ac_predictor=replace(made.CONFIGS["action-conditioned"].ac_predictor, markov=True),
             ),
-            "neither markov",
+            "turns tiled",
         ),
     ],
 )

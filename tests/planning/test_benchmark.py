@@ -1,6 +1,8 @@
-"""The benchmark as a whole: honest statistics, resumable jobs, the same figures in any process, films."""
+"""The benchmark as a whole: resumable chunks, the same figures in any process, rows, films and the page."""
 
+import importlib.resources
 import json
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,11 +15,14 @@ pytest.importorskip("gymnasium")
 
 from PIL import Image
 
+from jepa import runs
 from jepa.checkpoint import CheckpointError
-from jepa.config import load_config, preset_names
+from jepa.config import ConfigError, load_config, preset_names
 from jepa.models.encoder import build_encoder
-from jepa.planning import benchmark, films, results, rows
-from jepa.planning.benchmark import PlanConfig, plan_jobs, run, run_job, work
+from jepa.planning import bench_jobs, bench_worlds, benchmark, films, inverse, rows
+from jepa.planning.bench_config import PlanConfig, frozen_goals
+from jepa.planning.bench_jobs import Cell, Job, missing, run_job, work
+from jepa.planning.benchmark import cells_of, run
 from jepa.planning.landscape import energy_landscape
 from jepa.planning.manifest import ManifestError, load
 from jepa.planning.mpc import Episode
@@ -30,7 +35,8 @@ class Shifted(WorldModel):
     OFFSET = (0.02, 0.01, -0.04)
 
     def observe(self, state, tokens, proprio=None, actions=None) -> State:
-        return {"tokens": tokens[:, -1], "moved": torch.zeros(len(tokens), 3)}
+        pose = torch.zeros(len(tokens), 1, 7) if proprio is None else proprio[:, -1:]
+        return {"tokens": tokens[:, -1].float(), "moved": torch.zeros(len(tokens), 3), "pose": pose}
 
     def step(self, state, action, generator=None) -> Step:
         return Step({**state, "moved": state["moved"] + action[:, :3] - torch.tensor(self.OFFSET)})
@@ -43,8 +49,13 @@ class Shifted(WorldModel):
 @pytest.fixture
 def config(tmp_path, tiny, monkeypatch) -> PlanConfig:
     """Two goals of each task, a toy world on an untrained encoder, everything in this process."""
-    monkeypatch.setattr(rows, "load_world", lambda run: (build_encoder(tiny, seed=len(run)).eval(), Shifted()))
-    monkeypatch.setattr(benchmark, "_weights", lambda run: run)
+
+    def load_world(run):
+        return build_encoder(tiny, seed=len(str(run))).eval(), Shifted()
+
+    for module in (rows, bench_worlds, runs):
+        monkeypatch.setattr(module, "load_world", load_world)
+    monkeypatch.setattr(benchmark, "weights", lambda run: run)
     small = ["goals=2", "oracle_goals=1", "workers=0", "films=1", f"out={tmp_path / 'plan'}", "world=toy"]
     return load_config(PlanConfig, "plan", "debug", small)
 
@@ -53,11 +64,25 @@ def read(config: PlanConfig, name: str = "results.json") -> dict:
     return json.loads((Path(config.out) / name).read_text())
 
 
+def cells(config: PlanConfig) -> list[Cell]:
+    table, _ = rows.chosen(config)
+    return cells_of(table, config, frozen_goals(config), {row.run: row.run for row in table})[0]
+
+
+def jobs(config: PlanConfig) -> list[Job]:
+    return missing(cells(config), frozen_goals(config))
+
+
+def figures(episodes: list[dict]) -> list[dict]:
+    return [{k: v for k, v in e.items() if k != "seconds"} for e in episodes]
+
+
 def test_every_row_of_every_task_with_its_cost_and_interval(config, tmp_path):
     config = replace(config, control="other toy")
     assert run(config) == tmp_path / "plan" / "results.json"
     found = read(config)
-    assert [(r["task"], r["row"]) for r in found["rows"]] == [(t, r) for t in ("reach", "push") for r in rows.LABELS]
+    names = ("ours", "control", "random", "nothing", "oracle")
+    assert [(r["task"], r["row"]) for r in found["rows"]] == [(t, r) for t in ("reach", "push") for r in names]
     for r in found["rows"]:
         assert r["n"] == (1 if r["row"] == "oracle" else 2) and r["seed"] == 0
         assert 0 <= r["success"]["low"] <= r["success"]["rate"] <= r["success"]["high"] <= 1
@@ -70,82 +95,180 @@ def test_every_row_of_every_task_with_its_cost_and_interval(config, tmp_path):
     gifs = [f for r in found["rows"] for f in r["films"]]
     assert len(gifs) == 2
     with Image.open(tmp_path / "plan" / gifs[0]) as film:
-        assert film.size == ((3 * 16 + 2 * films.GAP) * films.SCALE, 16 * films.SCALE)
+        assert film.size == ((3 * films.SIDE + 2 * films.GAP) * films.SCALE, films.SIDE * films.SCALE)
         assert 1 < film.n_frames <= 9  # Pillow joins pictures that are the same
-    assert found["omitted"] == {}
+    assert found["omitted"] == {} and "fingertips" in found["tasks"]["reach"]["success"]
 
 
 def test_a_second_run_redoes_nothing_and_a_changed_setting_redoes_what_it_touches(config, monkeypatch):
     run(config)
     first, done = read(config), []
-    monkeypatch.setattr(benchmark, "run_job", lambda job, tick=None: done.append((job.task, job.row)))
+    monkeypatch.setattr(bench_jobs, "run_job", lambda job, tick=None: done.append(job))
     run(config)
     assert not done and read(config) == first
 
     def redone(changed: PlanConfig) -> set:
-        return {j.row for j in plan_jobs(changed, load()) if j.result() is None}
+        return {job.cell.row.name for job in jobs(changed)}
 
     assert redone(replace(config, world="retrained")) == {"ours"}
     assert redone(replace(config, oracle=replace(config.oracle, samples=7))) == {"oracle"}
-    assert redone(replace(config, goals=3)) == {"ours", "random", "nothing"}  # the oracle has its own count
+    assert redone(replace(config, goal=replace(config.goal, distance="l2"))) == {"ours"}
     assert redone(replace(config, seed=1)) == {"ours", "random", "nothing", "oracle"}
-    assert redone(replace(config, batch=1, workers=2)) == set()
+    assert redone(replace(config, seeds={"reach": 2})) == {"ours", "random"}  # the others do not draw, or have one
+    assert redone(replace(config, batch=1, chunk=1, workers=2)) == set()
+    more = jobs(replace(config, goals=3))  # the oracle has its own count
+    assert {job.cell.row.name for job in more} == {"ours", "random", "nothing"}
+    assert all(job.goals == (2,) for job in more), "what is there is not run again"
 
 
-def test_without_a_control_the_result_says_so(config):
-    run(replace(config, tasks=("reach",)))
-    assert "control" in read(config)["omitted"] and len(read(config)["rows"]) == 4
+def test_a_run_that_is_killed_goes_on_after_its_last_whole_chunk(config, monkeypatch):
+    config, real, done = replace(config, tasks=("reach",), batch=1, chunk=1), run_job, []
+
+    def killed(job, tick):
+        if len(done) == 3:
+            raise KeyboardInterrupt
+        done.append((job.cell.row.name, job.seed, job.goals))
+        return real(job, tick)
+
+    whole = jobs(config)
+    assert len(whole) == 2 + 2 + 2 + 1
+    monkeypatch.setattr(bench_jobs, "run_job", killed)
+    with pytest.raises(KeyboardInterrupt):
+        work(whole, frozen_goals(config), 0)
+    rest = [(job.cell.row.name, job.seed, job.goals) for job in jobs(config)]
+    assert len(done) == 3 and sorted(done + rest) == sorted((j.cell.row.name, j.seed, j.goals) for j in whole)
 
 
-def test_processes_give_the_figures_of_one(config, tmp_path):
-    jobs = [j for j in plan_jobs(config, load()) if j.task == "reach" and j.row in ("random", "oracle")]
-    work(jobs, load(), workers=0)
-    here = [j.result()["episodes"] for j in jobs]
-    moved = [replace(j, config=replace(j.config, out=str(tmp_path / "pool"))) for j in jobs]
-    work(moved, load(), workers=1)
-    assert [j.result()["episodes"] for j in moved] == here
+def test_chunks_and_processes_give_the_figures_of_one(config, tmp_path):
+    config = replace(config, goals=3, tasks=("reach",), rows=("random", "oracle"), seeds={"reach": 2}, oracle_goals=2)
+    ways = {"one": (8, 16, 0), "chunks": (1, 2, 0), "pool": (8, 1, 1)}
+    found = {}
+    for name, (batch, chunk, workers) in ways.items():
+        own = replace(config, out=str(tmp_path / name), batch=batch, chunk=chunk, workers=workers)
+        told = cells(own) if name != "pool" else [c for c in cells(own) if c.row.name != "ours"]  # a toy stays here
+        work(missing(told, frozen_goals(own)), frozen_goals(own), workers)
+        found[name] = {c.row.name: c.record(frozen_goals(own))["episodes"] for c in told}
+    assert [(e["seed"], e["goal"]) for e in found["one"]["random"]][2:4] == [(0, "reach-002"), (1, "reach-000")]
+    for name, episodes in found["pool"].items():
+        assert figures(episodes) == figures(found["one"][name]), name
+    for name, episodes in found["chunks"].items():
+        close = [np.allclose(a["actions"], b["actions"]) for a, b in zip(episodes, found["one"][name], strict=True)]
+        assert all(close), name
+    assert found["one"]["random"][0]["actions"] != found["one"]["random"][3]["actions"], "seeds differ"
+    assert found["one"]["random"][0]["actions"] != found["one"]["random"][1]["actions"], "goals differ"
 
 
-def test_the_floors_are_floors_on_all_shipped_goals(config):
-    """Random actions solve at most 15 %, doing nothing at most 5 %: the goals are not solved by accident."""
-    for job in plan_jobs(replace(config, goals=60), load()):
-        if job.row in ("random", "nothing"):
-            run_job(job)
-            share = np.mean([e["success"] for e in job.result()["episodes"]])
-            assert share <= {"random": 0.15, "nothing": 0.05}[job.row], (job.task, job.row, share)
+def test_success_is_what_the_last_state_says(config, monkeypatch):
+    """Not the distance alone: a task may ask for more."""
+    config = replace(config, tasks=("reach",), rows=("nothing",), goals=1)
+    (still,) = [job for job in jobs(config) if job.cell.row.name == "nothing"]
+    assert not run_job(still)[0]["success"]
+    asked = []
+    monkeypatch.setattr(bench_jobs, "outcome", lambda env, goal, state, near: (asked.append((state, near)), True))
+    assert run_job(still)[0]["success"] and [near for _, near in asked] == [0.05, 0.03]
+    assert np.allclose(asked[0][0][1:8], load().of("reach", 1)[0].start[1:8], atol=1e-2)  # it stood still
 
 
-def test_the_ceiling_is_a_ceiling(config):
-    """Planning on true dynamics solves what there is to solve, a push from any side included."""
-    budget = replace(config.oracle, samples=24, iterations=2, elites=4)
-    for job in plan_jobs(replace(config, goals=2, oracle_goals=2, oracle=budget), load()):
-        if job.row == "oracle":
-            run_job(job)
-            assert all(e["success"] for e in job.result()["episodes"]), job.task
+def test_rows_without_their_run_are_left_out_with_the_reason(config):
+    run(replace(config, tasks=("reach",), rows=(*config.rows, "pixels", "expert", "inverse")))
+    found = read(config)
+    assert set(found["omitted"]) == {"control", "pixels", "expert", "inverse"}
+    assert [r["row"] for r in found["rows"]] == ["ours", "random", "nothing", "oracle"]
+    assert "no expert's actions for reach" in found["omitted"]["expert"]
+    assert "toy/features/train.safetensors is missing" in found["omitted"]["inverse"]
+    (told,) = found["open_loop"]
+    assert "jepa posttrain" in told["absent"]
 
 
-def test_bad_runs_and_too_many_goals_are_one_line(config, monkeypatch, tmp_path):
+def test_nets_are_trained_once_on_the_features_of_the_world(config, tmp_path, tiny, monkeypatch):
+    generator = torch.Generator().manual_seed(0)
+    cached = {"tokens": torch.randn(3, 10, 16, 32, generator=generator), "actions": torch.randn(3, 9, 7) / 20}
+    cached["states"] = torch.randn(3, 10, 7, generator=generator)
+    for split in ("train", "heldout"):
+        runs.write_cache(tmp_path / "toy" / "features" / f"{split}.safetensors", "key", cached)
+    few = inverse.InverseConfig(steps=3, width=8, token_width=2)
+    config = replace(config, world=str(tmp_path / "toy"), inverse=few, cloning=replace(few, max_gap=4))
+    config = replace(config, tasks=("reach",), rows=("cloning", "inverse", "nothing"))
+    run(config)
+    found = read(config)
+    assert [r["row"] for r in found["rows"]] == ["ours", "cloning", "inverse", "nothing"] and not found["omitted"]
+    ends = [read(config, f"reach_{row}.json")["episodes"][0]["actions"] for row in ("cloning", "inverse")]
+    assert ends[0] != ends[1]
+    (told,) = found["open_loop"]
+    assert told["episodes"] == 3 and {"skill@1", "skill@2", "skill@4", "skill@8"} < set(told)
+    assert sorted(p.name[:7] for p in (Path(config.out) / "nets").iterdir()) == ["cloning", "inverse"]
+    monkeypatch.setattr(bench_worlds, "train_on_run", lambda *args: pytest.fail("trained again"))
+    monkeypatch.setattr(bench_worlds, "open_loop", lambda *args: pytest.fail("measured again"))
+    run(config)
+    assert read(config) == found
+
+
+def test_planners_are_rows_and_budgets_are_curves(config):
+    planners = {"icem": {"samples": 8, "iterations": 1, "elites": 4, "horizon": 2}, "short": {"type": "cem"}}
+    planners["short"] |= {"samples": 4, "iterations": 1, "elites": 2, "horizon": 1}
+    config = replace(config, tasks=("reach",), rows=(), planners=planners, budgets=(0.5, 2.0))
+    run(config)
+    found = read(config)
+    assert [r["label"] for r in found["rows"]] == ["ours", "ours, icem", "ours, short"]
+    assert [r["row"] for r in found["rows"]] == ["ours", "ours_icem", "ours_short"]
+    steps = {(p["planner"], p["budget"]): p["model_steps"] for p in found["curves"]}
+    assert steps["ours", 0.5] < steps["ours", 1.0] < steps["ours", 2.0] and len(steps) == 9
+    assert steps["ours_short", 2.0] == 8 + 1 and steps["ours_short", 1.0] == 4 + 1
+    assert all(set(p["success"]) >= {"rate", "low", "high"} for p in found["curves"])
+
+
+def test_mistakes_are_one_line(config, monkeypatch, tmp_path):
     with pytest.raises(ManifestError, match="61 goals"):
         run(replace(config, goals=61))
+    with pytest.raises(ConfigError, match="no row 'contrl'; there are: ours"):
+        run(replace(config, rows=("contrl",)))
+    with pytest.raises(ConfigError, match=r"'\.\./x' names a file"):
+        run(replace(config, planners={"../x": {}}))
+    with pytest.raises(ConfigError, match=r"planners\.icem.*sample\b"):
+        run(replace(config, planners={"icem": {"sample": 3}}))
+    with pytest.raises(ConfigError, match="-1 times the effort of row 'ours'"):
+        run(replace(config, budgets=(-1.0,)))
+    with pytest.raises(ManifestError, match="looks are fixed"):
+        run(replace(config, variation={"light": 1.0}))
+    toy = tmp_path / "toy"
+    toy.mkdir()
+    (toy / "config.json").write_text('{"weights": "random"}')
+    with pytest.raises(ConfigError, match=f"'ours' wants a run with weights=pretrained; {toy} has random"):
+        run(replace(config, world=str(toy)))
     monkeypatch.undo()
     with pytest.raises(CheckpointError, match="nowhere"):
         run(replace(config, world=str(tmp_path / "nowhere")))
 
 
 @pytest.mark.parametrize("name", preset_names("plan"))
-def test_presets_are_valid(name):
+def test_presets_are_valid_and_their_goals_are_there(name):
     config = load_config(PlanConfig, "plan", name, ["world=w", "out=o"])
-    assert config.tasks == ("reach", "push")
+    assert rows.chosen(config)[0][0].name == "ours"
+    file = importlib.resources.files("jepa.configs") / "plan" / (config.manifest or "tabletop_goals.json")
+    held = Counter(goal["task"] for goal in json.loads(file.read_text())["goals"])
+    assert all(held[task] >= max(1, config.goals) for task in config.tasks)
+    if name == "default":
+        found = {task: (held[task], config.seeds.get(task, 1)) for task in config.tasks}
+        assert found == {"reach": (100, 3), "push": (100, 3), "grasp": (30, 1), "pick_and_place": (30, 1)}
 
 
-def test_wilson_interval_and_exact_mcnemar():
-    r = results.rate([True] * 13 + [False] * 2)
-    assert (r["rate"], r["low"], r["high"]) == pytest.approx((13 / 15, 0.6212, 0.9626), abs=1e-4)
-    ours = {f"g{i}": i < 8 for i in range(12)}
-    other = {f"g{i}": i in (0, 11) for i in range(11)} | {"g11": True, "elsewhere": True}
-    # Only ours: g1..g7; only the other: g11. Two-sided: 2·(C(8,0)+C(8,1))/2⁸.
-    assert results.paired(ours, other) == {"goals": 12, "only_ours": 7, "only_other": 1, "p": pytest.approx(18 / 256)}
-    assert results.paired(ours, ours)["p"] == 1.0
+def test_all_goals_of_the_file_and_several_seeds_make_a_cell(config):
+    found = {c.row.name: (c.goals, c.seeds) for c in cells(replace(config, goals=0, seeds={"reach": 3}, seed=5))}
+    assert found["ours"] == found["random"] == (60, (5,)), "push, the last of the two, has one seed"
+    found = {c.row.name: (c.goals, c.seeds) for c in cells(replace(config, goals=0, seeds={"push": 3}, seed=5))}
+    assert found["ours"] == (60, (5, 6, 7)) and found["nothing"] == (60, (5,)) and found["oracle"] == (1, (5,))
+
+
+def test_the_page_stands_alone_and_its_command_is_the_whole_config(config):
+    run(replace(config, tasks=("reach",), budgets=(2.0,)))
+    found, page = read(config), (Path(config.out) / "bench.html").read_text()
+    assert 'src="http' not in page and "<script" not in page and page.count("data:image/gif") == 1
+    assert found["command"] == f"jepa plan bench {config.out}/bench.yaml" and found["command"] in page
+    assert f"{found['command']} tasks=[reach] rows=[oracle]" in page
+    assert "the fingertips end within 5 cm" in page and "no control=… given" in page
+    again = load_config(PlanConfig, "plan", f"{config.out}/bench.yaml")
+    assert again == replace(config, tasks=("reach",), budgets=(2.0,))
+    assert not jobs(again), "it is the very same benchmark"
 
 
 def test_films_show_success_and_failure_where_there_are_both():

@@ -1,6 +1,7 @@
 """The tabletop: gymnasium's contract, exact motion, exact forks, real grasps and pushes, looks that vary."""
 
 import contextlib
+import hashlib
 import itertools
 import sys
 import warnings
@@ -19,6 +20,7 @@ from jepa.planning.envs.base import make
 from jepa.planning.envs.tabletop import ACTION_LIMIT, MAX_STEP, POSE_HIGH, POSE_LOW, TabletopEnv
 from jepa.planning.offscreen import SimulatorError
 from jepa.planning.skills import grasp, push
+from jepa.planning.tabletop_look import Variation, sample_look
 from jepa.planning.tabletop_scene import TABLE_HALF
 
 
@@ -191,6 +193,61 @@ def test_variation_changes_the_look_only_when_asked(env: TabletopEnv) -> None:
     assert (np.abs(c - d).max(-1) > 8).sum() > 1000
 
 
+FACTORS = {
+    "color": {"object_rgb", "table_material", "table_rgb", "floor_rgb", "arm_rgb", "grip_rgb"},
+    "light": {"light_dir", "light_level", "ambient_level"},
+    "camera": {"camera_pos", "camera_target"},
+    "size": {"object_shape", "object_size"},
+    "distractors": {"distractor_rgba"},  # drawn all the same, but unseen
+}
+
+
+@pytest.mark.parametrize("factor", FACTORS)
+def test_each_factor_varies_alone_and_at_any_strength_the_draws_are_the_same(factor: str) -> None:
+    changed: set[str] = set()
+    for seed in range(8):
+        rngs = [np.random.default_rng(seed) for _ in range(2)]
+        plain = sample_look(rngs[0], Variation.of(0.0), 2)
+        varied = sample_look(rngs[1], Variation.of({factor: 1.0}), 2)
+        changed |= {name for name in plain.dtype.names or () if not np.array_equal(plain[name], varied[name])}
+        assert rngs[0].random() == rngs[1].random()
+        whole = sample_look(np.random.default_rng(seed), Variation.of(1.0), 2)
+        assert all(np.array_equal(whole[name], varied[name]) for name in FACTORS[factor])
+    assert changed == FACTORS[factor]
+
+
+def test_a_scene_that_only_looks_otherwise_moves_the_same() -> None:
+    paths = []
+    for variation in (0.0, {"color": 1.0, "light": 1.0, "camera": 1.0, "distractors": 1.0}):
+        with contextlib.closing(make("tabletop", variation=variation)) as env:
+            env.reset(seed=3)
+            picture = env.render_at(64)
+            for action in push(env, np.random.default_rng(0)):
+                env.advance(action)
+            paths.append((env.object_pos(), env.ee_pose(), picture))
+    (item, hand, plain), (item_again, hand_again, varied) = paths
+    np.testing.assert_array_equal(item, item_again)
+    np.testing.assert_array_equal(hand, hand_again)
+    assert (np.abs(plain.astype(int) - varied).max(-1) > 8).mean() > 0.3
+
+
+def test_looks_are_those_of_the_recorded_runs() -> None:
+    """The demo's figures hang on these draws."""
+    drawn = {
+        (strength, count): hashlib.sha256(
+            b"".join(sample_look(np.random.default_rng(s), Variation.of(strength), count).tobytes() for s in range(5))
+        ).hexdigest()[:16]
+        for strength in (0.05, 1.0)
+        for count in (1, 2)
+    }
+    assert drawn == {
+        (0.05, 1): "ac5e668ac30171b9",
+        (0.05, 2): "a0ece3656f1c9a0c",
+        (1.0, 1): "8aa88eaafd4195d5",
+        (1.0, 2): "7a6e9a7af4ad4b4d",
+    }
+
+
 def test_image_shows_arm_and_object(env: TabletopEnv) -> None:
     env.reset(seed=2)
     env.place_object(0, np.array([0.15, -0.1]))
@@ -230,8 +287,14 @@ def test_placing_settles_where_told(env: TabletopEnv) -> None:
 
 
 def test_bad_input_is_one_clear_line(env: TabletopEnv, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(ConfigError, match="no environment 'pool'; there are: tabletop"):
+    with pytest.raises(ConfigError, match=r"no environment 'pool'; there are: .*tabletop"):
         make("pool")
+    with pytest.raises(ConfigError, match="tabletop has no option 'colour'; there are: size, variation, num_objects"):
+        make("tabletop", colour=1)
+    with pytest.raises(SimulatorError, match="no variation 'colour'; there are: color, light, camera, size, distract"):
+        make("tabletop", variation={"colour": 1})
+    with pytest.raises(SimulatorError, match=r"variation light must lie in 0\.\.1, got 2"):
+        make("tabletop", variation={"light": 2})
     with pytest.raises(SimulatorError, match="num_objects 1 or 2"):
         make("tabletop", num_objects=3)
     with pytest.raises(SimulatorError, match="state of shape"):

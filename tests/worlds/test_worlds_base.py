@@ -87,6 +87,11 @@ def test_branch_keeps_copies_of_a_row_together(start):
     assert torch.equal(branched["x"][2], start["x"][1]) and torch.equal(branched["x"][3], start["x"][1])
 
 
+def test_copies_of_one_row_take_no_memory(start):
+    one = {key: value[:1] for key, value in start.items()}
+    assert all(v.data_ptr() == one[k].data_ptr() and len(v) == 5 for k, v in branch(one, 5).items())
+
+
 def test_randomness_comes_from_the_generator_only(start, actions):
     def once(seed: int) -> Tensor:
         return score(Drift(0.1), start, actions, distance, torch.Generator().manual_seed(seed))

@@ -1,0 +1,183 @@
+"""Look, plan, act, look again: the closed loop that owns encoder and world model, for simulators and real robots.
+
+Every robot of a batch goes through `Agent.decide`; `Agent.act` is the same for one robot in its own numbers.
+"""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from jepa.config import ConfigError
+from jepa.data.transforms import centre_crop, cut
+from jepa.models.encoder import Encoder, encode_frames
+from jepa.planning.embodiment import Adapter, Embodiment
+from jepa.planning.goals import LastStepL1, SubGoals, SwitchRule
+from jepa.planning.planners.base import Bounds, Plan, Planner
+from jepa.planning.safety import SafeStop, Safety, Watch
+from jepa.worlds.base import Goal, State, WorldModel
+
+
+@dataclass(frozen=True)
+class View:
+    """What can be known of B episodes now.
+
+    frames: (B, 3, h, w) uint8, or None where nobody looks. pose: (B, 7) float32, the robot's measured state.
+    sim: (B, n) float64, the simulator's whole state, for the oracle alone; a real robot has none.
+    """
+
+    frames: Tensor | None
+    pose: Tensor
+    sim: Tensor | None = None
+
+    def __getitem__(self, rows: slice) -> "View":
+        return View(*(None if part is None else part[rows] for part in (self.frames, self.pose, self.sim)))  # type: ignore
+
+
+@dataclass(frozen=True)
+class Decision:
+    """actions (B, A) to carry out now, and the model steps that each row's decision took.
+
+    stops: for each row the reason of a safe stop, "" where it goes on; empty where nothing can stop.
+    """
+
+    actions: Tensor
+    model_steps: int = 0
+    stops: tuple[str, ...] = ()
+
+
+def eyes(encoder: Encoder) -> Callable[[View], Tensor]:
+    """Evidence (B, 1, N, D) of a view by an encoder; pictures of another size are cut and resized as in training."""
+    size = encoder.config.size
+
+    def sense(view: View) -> Tensor:
+        frames = view.frames
+        assert frames is not None, "a view without frames cannot be encoded"
+        if frames.shape[-2:] != (size, size):
+            frames = cut(frames, centre_crop(*frames.shape[-2:]), size)
+        return encode_frames(encoder, frames[:, None])
+
+    return sense
+
+
+class Agent:
+    """Plans at every `execute`-th decision from all it has seen, starting from what is left of the last plan."""
+
+    def __init__(
+        self,
+        world: WorldModel,
+        sense: Callable[[View], Tensor],
+        planner: Planner,
+        bounds: Bounds,
+        *,
+        energy: Callable[[Tensor], Goal] = LastStepL1,
+        switch: SwitchRule = SwitchRule(),
+        seed: int = 0,
+        execute: int = 1,
+        seconds: float | None = None,
+        safety: Safety = Safety(),
+        adapter: Adapter | None = None,
+    ):
+        """
+        Args:
+            sense: turns a view into the world's evidence, tokens (B, 1, N, D): `eyes(encoder)`.
+            energy: turns goal features (B, N, D) into a goal.
+            switch: when the next sub-goal begins.
+            execute: actions carried out between two plans; frames in between are still looked at.
+            seconds: for one decision, looking included; when they are over the planner answers with its best so far.
+            adapter: of the robot that `act` is called for; default V-JEPA 2-AC's own numbers.
+        """
+        self._world, self._sense, self._planner, self._bounds, self._energy = world, sense, planner, bounds, energy
+        self._switch = switch
+        self._seed, self._execute, self._seconds, self._safety = seed, execute, seconds, safety
+        self._adapter = adapter or Adapter(Embodiment())
+        self._goals: tuple[View, ...] = ()
+
+    def aim(self, goals: View, before: Sequence[View] = ()) -> None:
+        """Start an episode towards how the goals look; their pose is not read, for a goal is an image.
+
+        Args:
+            before: sub-goals to reach in turn first, in order.
+        """
+        self._goals = (*before, goals)
+        self._subgoals: SubGoals | None = None
+        self._state: State | None = None
+        self._plan: Plan | None = None
+        self._last: Tensor | None = None  # (B, A), carried out since the last look
+        self._decision, self._watch = 0, Watch(self._safety)
+
+    def aim_at(self, frame: np.ndarray) -> None:
+        """`aim` of one robot: a picture (h, w, 3) uint8 by its camera of the scene as it should be."""
+        self.aim(View(_image(frame), torch.zeros(1, 7)))
+
+    def act(self, frame: np.ndarray, state: np.ndarray) -> np.ndarray:
+        """The next action of one robot, in its own numbers, from its camera's picture and its state.
+
+        Args:
+            frame: (h, w, 3) uint8. state: as the embodiment says.
+
+        Raises:
+            SafeStop: the robot must hold still; the error carries the action that does so.
+        """
+        own = torch.as_tensor(np.asarray(state), dtype=torch.float64)[None]
+        decided = self.decide(View(_image(frame), self._adapter.pose(own).float()))
+        action = self._adapter.action(decided.actions.double(), own)[0].numpy()
+        if decided.stops[0]:
+            raise SafeStop(decided.stops[0], action)
+        return action
+
+    @torch.no_grad()
+    def decide(self, view: View) -> Decision:
+        """Decide for every row; a row that was stopped stays so, with zero actions, until `aim` is called again."""
+        began, steps = time.monotonic(), 0
+        if not self._goals:
+            raise ConfigError("an agent needs a goal before it can act: call aim")
+        stops = self._watch.look(view.frames, view.pose)
+        self._observe(view)
+        at = self._decision % self._execute
+        if at == 0:
+            self._plan = self._replan(None if self._seconds is None else began + self._seconds)
+            steps = self._plan.model_steps
+            stops = self._watch.judge(self._plan)
+        assert self._plan is not None
+        held = torch.tensor([bool(reason) for reason in stops])
+        planned = self._watch.inside(view.pose, self._plan.actions[:, at])
+        self._last = torch.where(held[:, None], torch.zeros_like(planned), planned)
+        self._decision += 1
+        return Decision(self._last, steps, stops)
+
+    def _observe(self, view: View) -> None:
+        proprio = view.pose[:, None]
+        if self._subgoals is None:
+            looks = [self._world.observe(None, self._sense(goal), proprio) for goal in self._goals]
+            self._subgoals = SubGoals.begin(torch.stack([self._world.features(look) for look in looks], dim=1))
+        since = None if self._last is None else self._last[:, None]
+        self._state = self._world.observe(self._state, self._sense(view), proprio, since)
+        if len(self._goals) > 1:
+            self._subgoals = self._subgoals.next(self._world.features(self._state), self._energy, self._switch)
+
+    def _replan(self, deadline: float | None) -> Plan:
+        assert self._state is not None and self._subgoals is not None
+        # The same stream for every batch: neither the batch size nor an episode's place in it changes its plan.
+        seed = int(np.random.SeedSequence([self._seed, self._decision]).generate_state(1)[0])
+        plan = self._planner.plan(
+            self._world,
+            self._state,
+            self._energy(self._subgoals.current),
+            torch.Generator().manual_seed(seed),
+            bounds=self._bounds.later(self._decision),
+            warm_start=None if self._plan is None else self._plan.rest(self._execute),
+            deadline=deadline,
+        )
+        if plan.actions.shape[1] < self._execute:
+            raise ConfigError(
+                f"execute={self._execute} needs a plan that long; the planner's horizon is {plan.actions.shape[1]}"
+            )
+        return plan
+
+
+def _image(frame: np.ndarray) -> Tensor:
+    return torch.from_numpy(np.ascontiguousarray(frame)).permute(2, 0, 1)[None]

@@ -1,0 +1,51 @@
+"""What a user may choose of the planning benchmark: goals, seeds, rows, planners and budgets."""
+
+import importlib.resources
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from jepa.config import plugin
+from jepa.planning.goals import GoalConfig, SwitchRule
+from jepa.planning.inverse import InverseConfig
+from jepa.planning.manifest import Manifest, load
+
+
+@dataclass(frozen=True)
+class PlanConfig:
+    """`planner` is that of the row `ours` and of the controls; each of `planners` adds a row on the same world."""
+
+    world: str = "???"  # run folder of a post-training
+    control: str = ""  # run folder of a post-training on a random-init encoder; "" leaves the row out
+    pixels: str = ""  # run folder of a post-training on raw pixels; "" leaves the row out
+    out: str = "???"
+    manifest: str = ""  # goal file: a path, or the name of one in configs/plan; "" is tabletop_goals.json
+    variation: dict[str, float] = field(default_factory=dict)  # other looks of the same goals, by factor
+    tasks: tuple[str, ...] = ("reach", "push")
+    goals: int = 50  # of each task, 0 for all of the file
+    seeds: dict[str, int] = field(default_factory=dict)  # planner seeds of a task, from `seed` on; not named: 1
+    oracle_goals: int = 20  # at most, 0 for all: the simulator is slow
+    rows: tuple[str, ...] = ("control", "pixels", "cloning", "inverse", "random", "nothing", "expert", "oracle")
+    planner: Any = plugin("jepa.planning.planners", "cem")
+    planners: dict[str, Any] = field(default_factory=dict)  # row name: settings, with `type` where it is another name
+    oracle: Any = plugin("jepa.planning.planners", "cem")
+    budgets: tuple[float, ...] = ()  # further efforts of every planner, in multiples of its samples, at one seed
+    goal: GoalConfig = field(default_factory=GoalConfig)
+    subgoals: tuple[str, ...] = ("grasp", "pick_and_place")  # tasks whose sub-goal images are shown in turn
+    switch: SwitchRule = field(default_factory=lambda: SwitchRule(patience=(4,)))
+    inverse: InverseConfig = field(default_factory=InverseConfig)
+    cloning: InverseConfig = field(default_factory=lambda: InverseConfig(max_gap=8))
+    step_fraction: float = 1.0  # of the environment's action limits
+    batch: int = 8  # episodes planned together
+    chunk: int = 16  # goals of a job, whole batches: what is lost when a run is killed
+    films: int = 2  # of each task
+    seed: int = 0
+    workers: int = 2  # processes; 0 runs the jobs in this one
+
+
+def frozen_goals(config: PlanConfig) -> Manifest:
+    """The goals of a benchmark. Raises ManifestError for a file that cannot be read or breaks its rules."""
+    name = config.manifest
+    shipped = importlib.resources.files("jepa.configs") / "plan" / name
+    own = not name or Path(name).is_file() or not shipped.is_file()
+    return load(name if own else str(shipped), config.variation)

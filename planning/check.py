@@ -1,0 +1,124 @@
+"""`jepa plan check`: do a robot's signs, scales and axes agree with a world model, on held-out episodes?
+
+For transitions of packed episodes it searches the single action whose imagined outcome is nearest to the frame that
+followed, and compares it with the action that was logged, read through the robot's adapter.
+"""
+
+import json
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from jepa.data.index import Manifest
+from jepa.logs import console
+from jepa.planning import check_page
+from jepa.planning.check_measure import (
+    Transitions,
+    camera_shifts,
+    landscapes,
+    mirrored,
+    probes,
+    search,
+    search_range,
+    transitions,
+)
+from jepa.planning.check_verdict import AXES, RIGHT, UNKNOWN, UNSURE, Verdict, summary, verdicts
+from jepa.planning.embodiment import Adapter, load
+from jepa.runs import load_world
+from jepa.worlds.base import WorldModel
+
+PICTURES = 3  # transitions whose landscapes are drawn
+
+
+def run(
+    world_run: str | Path,
+    shards: str | Path,
+    *,
+    embodiment: str = "",
+    out: str | Path = "",
+    count: int = 30,
+    each: int = 4,
+    seed: int = 0,
+) -> dict[str, Any]:
+    """Check, print, and write OUT/check.json and OUT/report.html; returns what check.json holds, without the points.
+
+    `ok` is whether an axis was confirmed and none looks wrong.
+
+    Args:
+        world_run: the folder of a post-training. shards: packed episodes that it was not trained on.
+        embodiment: a preset of `configs/embodiment` or a YAML path; "" means V-JEPA 2-AC's own conventions.
+        out: a folder; "" is WORLD_RUN/check.
+        count: episodes, the first of the shards. each: transitions of each, those with the largest actions.
+        seed: of the bootstrap over episodes.
+
+    Raises:
+        ConfigError: no actions or states, of another width than the embodiment's, or too few episodes.
+        CheckpointError, DataError: world or shards cannot be read.
+    """
+    adapter, manifest = load(embodiment), Manifest.load(shards)
+    encoder, world = load_world(world_run)
+    reach = search_range(world, adapter)
+    data = transitions(manifest, encoder, adapter, reach, count, each)  # type: ignore[arg-type]
+    found, energy = search(world, data, reach)
+    fell, energy_logged = probes(world, data, reach)
+    logged, lowest = data.change.double().numpy(), found.double().numpy()
+    rng = np.random.default_rng(seed)
+    axes = verdicts(lowest, logged, fell.numpy(), data.episode, reach.numpy(), rng)
+    axes = [_turned_round(world, data, reach, rng, i, v) if i < 3 else v for i, v in enumerate(axes)]
+    shown = data.firsts[:PICTURES]
+    result = {
+        **summary(axes),
+        "world": str(world_run),
+        "shards": str(shards),
+        "embodiment": asdict(adapter.embodiment),
+        "notes": _notes(manifest, adapter),
+        "episodes": len(data.firsts),
+        "transitions": len(data.pose),
+        "searched": dict(zip(AXES, reach.tolist(), strict=True)),
+        "energy": {"lowest": float(energy.mean()), "logged": float(energy_logged.mean())},
+        "camera_shift": camera_shifts(encoder, world, data, reach),  # type: ignore[arg-type]
+        "seed": seed,
+    }
+    folder = Path(out or Path(world_run) / "check")
+    folder.mkdir(parents=True, exist_ok=True)
+    points = {"logged": logged.tolist(), "lowest": lowest.tolist(), "episode": data.episode.tolist()}
+    (folder / "check.json").write_text(json.dumps({**result, "points": points}, indent=1))
+    pictures = landscapes(encoder, world, data, shown, reach) if reach[:3].any() else {}  # type: ignore[arg-type]
+    page = check_page.write(result, lowest, logged, data.frames[shown].numpy(), pictures, folder)
+    check_page.show(result, console)
+    console.print(f"wrote {page}", soft_wrap=True)
+    return result
+
+
+def _turned_round(
+    world: WorldModel, data: Transitions, reach: Tensor, rng: np.random.Generator, axis: int, verdict: Verdict
+) -> Verdict:
+    """The verdict on x, y or z after a second look where nothing could be told.
+
+    A flipped axis puts the hand in a wrong place as well, and a world that reads the pose may then follow nothing at
+    all. With the axis turned round it follows again.
+    """
+    if verdict.verdict != UNKNOWN or verdict.fit is None:
+        return verdict
+    other = mirrored(data, axis)
+    moves = reach * torch.tensor([1.0] * 3 + [0.0] * 4)
+    found, _ = search(world, other, moves, sweeps=1)
+    given = (found.double().numpy(), other.change.double().numpy(), np.zeros((len(found), 7)), data.episode)
+    again = verdicts(*given, moves.numpy(), rng)[axis]
+    if again.verdict not in (RIGHT, UNSURE) or again.fit is None or again.fit < max(0.2, 2 * verdict.fit):
+        return verdict
+    words = f"nothing follows it as it is; turned round, the lowest energy does (R² {again.fit:.2f})"
+    return replace(verdict, verdict="flipped", words=words)
+
+
+def _notes(manifest: Manifest, adapter: Adapter) -> list[str]:
+    """What of the shards does not agree with the embodiment, and what its author says of the camera."""
+    e, fps = adapter.embodiment, manifest.spec.fps
+    notes = [f"{name}: {text}" for name, text in (("camera", e.camera), ("crop", e.crop)) if text]
+    if fps and abs(fps / e.rate - 1) > 0.05:
+        notes.insert(0, f"rate: the shards have {fps:g} frames a second, embodiment {e.name} says {e.rate:g}")
+    return notes

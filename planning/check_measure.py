@@ -1,0 +1,157 @@
+"""What `jepa plan check` measures: held-out transitions, and where a world's energies are lowest for them."""
+
+from dataclasses import dataclass, replace
+from itertools import islice
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from jepa.config import ConfigError
+from jepa.data.index import Manifest
+from jepa.data.loader import episodes
+from jepa.logs import progress_bar
+from jepa.models.encoder import Encoder, encode_frames
+from jepa.planning.embodiment import Adapter, Embodiment
+from jepa.planning.landscape import Landscape, energy_landscape, facing, lowest
+from jepa.worlds.base import WorldModel, score
+
+FEWEST = 5  # episodes: an interval over fewer says nothing
+CHUNK = 32  # transitions searched together
+LARGEST = torch.tensor([0.3] * 3 + [0.6] * 3 + [1.0])  # m, rad, closedness: no axis is searched further
+SHIFTS = (64, 16)  # the camera is moved by the image's side over these
+SHIFTED = 16  # transitions, of as many episodes
+PLANES = ((0, 1), (0, 2))
+
+
+@dataclass(frozen=True)
+class Transitions:
+    """frames (n, 2, 3, h, w) uint8, before and after; tokens (n, 2, N, D); pose, change (n, 7); episode (n)."""
+
+    frames: Tensor
+    tokens: Tensor
+    pose: Tensor
+    change: Tensor
+    episode: np.ndarray
+
+    @property
+    def firsts(self) -> np.ndarray:
+        """The number of each episode's first transition."""
+        return np.unique(self.episode, return_index=True)[1]
+
+
+def search_range(world: WorldModel, adapter: Adapter) -> Tensor:
+    """(7) how far each axis is searched: half as far again as the embodiment's limit, or thrice the trained spread."""
+    if limit := adapter.embodiment.action_limit:
+        return torch.minimum(1.5 * torch.tensor(limit), LARGEST)
+    spread = getattr(world, "action_scale", torch.ones(7))
+    return torch.minimum(3 * spread.cpu().float(), LARGEST)
+
+
+@torch.no_grad()
+def transitions(
+    manifest: Manifest, encoder: Encoder, adapter: Adapter, reach: Tensor, count: int, each: int
+) -> Transitions:
+    """The `each` largest actions, in units of `reach`, of each of the first `count` episodes.
+
+    Raises:
+        ConfigError: no actions or states, of another width than the adapter's, or too few episodes.
+    """
+    parts: list[tuple[Tensor, ...]] = []
+    ids: list[int] = []
+    scale = torch.where(reach > 0, reach, torch.inf)
+    with progress_bar() as bar:
+        task = bar.add_task("check: encode", total=min(count, len(manifest)), figures="")
+        for episode in islice(episodes(manifest, encoder.config.size), count):
+            if "actions" not in episode.arrays or "states" not in episode.arrays:
+                raise ConfigError(f"{manifest.location}: sample {episode.id} has no actions or states to check")
+            actions, states = (torch.from_numpy(episode.arrays[k]).double() for k in ("actions", "states"))
+            change = adapter.change(actions, states[:-1]).float()
+            at = (change / scale).norm(dim=-1).topk(min(each, len(change))).indices
+            frames = episode.frames[torch.stack([at, at + 1], 1)]  # (n, 2, 3, h, w)
+            parts.append((frames, encode_frames(encoder, frames), adapter.pose(states[at]).float(), change[at]))
+            ids += [episode.id] * len(at)
+            bar.advance(task)
+    if len(parts) < FEWEST:
+        raise ConfigError(f"{manifest.location}: {len(parts)} episodes; the check needs at least {FEWEST}")
+    return Transitions(*(torch.cat(part) for part in zip(*parts, strict=True)), np.array(ids))
+
+
+@torch.no_grad()
+def search(world: WorldModel, data: Transitions, reach: Tensor, sweeps: int = 2) -> tuple[Tensor, Tensor]:
+    """`landscape.lowest` for all transitions: actions (n, 7) and energies (n)."""
+    found = []
+    with progress_bar() as bar:
+        task = bar.add_task("check: search", total=len(data.pose), figures="")
+        for part in torch.arange(len(data.pose)).split(CHUNK):
+            found.append(lowest(world, *facing(world, data.tokens[part], data.pose[part]), reach, sweeps=sweeps))
+            bar.advance(task, len(part))
+    return torch.cat([action for action, _ in found]), torch.cat([energy for _, energy in found])
+
+
+def mirrored(data: Transitions, axis: int) -> Transitions:
+    """The same transitions with the x, y or z axis (0, 1, 2) turned round, in states as in actions."""
+    adapter = Adapter(Embodiment(axes=tuple("-" * (i == axis) + name for i, name in enumerate("xyz"))))
+    return replace(data, pose=adapter.pose(data.pose), change=adapter.change(data.change, data.pose))
+
+
+@torch.no_grad()
+def probes(world: WorldModel, data: Transitions, reach: Tensor) -> tuple[Tensor, Tensor]:
+    """Energies of single actions: (n, 7) a third of the reach down each axis minus as far up, (n) of the logged one."""
+    steps = torch.diag(reach / 3)
+    fell, logged = [], []
+    for part in torch.arange(len(data.pose)).split(CHUNK):
+        state, goal = facing(world, data.tokens[part], data.pose[part])
+        tried = torch.cat([-steps, steps]).expand(len(part), -1, -1)
+        energy = score(world, state, torch.cat([tried, data.change[part, None]], 1)[:, :, None], goal)  # (b, 15)
+        fell.append(energy[:, :7] - energy[:, 7:14])
+        logged.append(energy[:, 14])
+    return torch.cat(fell), torch.cat(logged)
+
+
+@torch.no_grad()
+def camera_shifts(encoder: Encoder, world: WorldModel, data: Transitions, reach: Tensor) -> list[dict[str, Any]]:
+    """How far the lowest move (median, m) goes if the camera had stood so that pictures shift by some pixels.
+
+    `both`: it stands elsewhere than in training. `goal`: it was nudged after the goal's picture was taken. Pictures
+    are shifted right and down; only x, y, z are searched, for one transition of each of some episodes.
+    """
+    one = torch.from_numpy(data.firsts[:SHIFTED])
+    frames, pose, side = data.frames[one], data.pose[one], data.frames.shape[-1]
+    moves = reach * torch.tensor([1.0] * 3 + [0.0] * 4)
+
+    def found(seen: Tensor) -> Tensor:
+        return lowest(world, *facing(world, encode_frames(encoder, seen), pose), moves, sweeps=1)[0]
+
+    before, rows = found(frames), []
+    for pixels in dict.fromkeys(max(1, side // share) for share in SHIFTS):
+        row: dict[str, Any] = {"pixels": pixels, "of": side}
+        for name, moved in (("both", slice(0, 2)), ("goal", slice(1, 2))):
+            ways = []
+            for right, down in ((pixels, 0), (0, pixels)):
+                seen = frames.clone()
+                seen[:, moved] = shift(frames[:, moved], right, down)
+                ways.append((found(seen) - before).norm(dim=1))
+            row[name] = float(torch.cat(ways).median())
+        rows.append(row)
+    return rows
+
+
+def shift(frames: Tensor, right: int, down: int) -> Tensor:
+    """Pictures (n, t, 3, h, w) uint8 moved by some pixels, the edge repeated."""
+    padded = nn.functional.pad(frames.float(), (right, 0, down, 0, 0, 0), mode="replicate")
+    return padded[..., : frames.shape[-2], : frames.shape[-1]].to(frames.dtype)
+
+
+def landscapes(
+    encoder: Encoder, world: WorldModel, data: Transitions, which: np.ndarray, reach: Tensor
+) -> dict[str, list[Landscape]]:
+    """Energies of single moves over the planes xy and xz, for the transitions `which`."""
+    grid: dict[str, Any] = {"extent": float(reach[:3].max()), "points": 11, "depth_points": 3}
+    found: dict[str, list[Landscape]] = {}
+    for plane in PLANES:
+        name = "Δ" + ", Δ".join("xyz"[axis] for axis in plane)
+        parts = [(data.frames[i, 0], data.frames[i, 1], data.pose[i], data.change[i]) for i in which.tolist()]
+        found[name] = [energy_landscape(encoder, world, *part, axes=plane, **grid) for part in parts]
+    return found

@@ -1,0 +1,157 @@
+"""What a planner may do: a box of actions, frozen axes, balls around zero, and values that a schedule forces.
+
+All of it is one closed set for each step, and `Bounds.project` moves actions to the nearest point of it.
+"""
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from jepa.config import ConfigError
+
+# What is left of x (..., K) under each norm when it is drawn towards 0, from whole (t = 1) to nothing (t = 0). These
+# minimise the distance to x plus a multiple of the norm, so clipping them to a box gives the minimiser there.
+_DRAWN = {
+    "l1": lambda x, t: x.sign() * (x.abs() - (1 - t) * x.abs().amax(-1, keepdim=True)).clamp(min=0),
+    "l2": lambda x, t: t * x,
+    "linf": lambda x, t: x.sign() * torch.minimum(x.abs(), t * x.abs().amax(-1, keepdim=True)),
+}
+_ORDER = {"l1": 1, "l2": 2, "linf": torch.inf}
+_HALVINGS = 60  # of the interval of t: past double precision, so that where nothing need be drawn t ends as 1 exactly
+
+
+@dataclass(frozen=True)
+class Ball:
+    """The actions whose numbers on `axes` have a `norm` (l1, l2 or linf) of at most `radius`, in the action's units."""
+
+    axes: tuple[int, ...]
+    radius: float
+    norm: str = "l2"
+
+    def __post_init__(self) -> None:
+        if self.norm not in _ORDER:
+            raise ConfigError(f"a ball's norm is one of {', '.join(_ORDER)}, not '{self.norm}'")
+        if not self.radius > 0:
+            raise ConfigError(f"a ball needs a radius above 0, got {self.radius}")
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """`axis` is held at `values[h]` in step h, and at the last of them in all steps after; None leaves it free.
+
+    `(0.2,)` pins an axis; `(None, None, 1.0)` closes a gripper from step 2 on. What is forced may lie outside the box.
+    """
+
+    axis: int
+    values: tuple[float | None, ...]
+
+    def __post_init__(self) -> None:
+        if not self.values:
+            raise ConfigError(f"the schedule of axis {self.axis} needs at least one value")
+
+    def at(self, step: int) -> float | None:
+        """The value that is forced in this step; None where none is."""
+        return self.values[min(step, len(self.values) - 1)]
+
+
+@dataclass(frozen=True)
+class Bounds:
+    """The box of actions: low and high (A), in the action's own units; `frozen` axes are held at 0.
+
+    Raises:
+        ConfigError: the box is crossed, an axis is not the action's, balls share an axis, or no action satisfies all.
+    """
+
+    low: Tensor
+    high: Tensor
+    frozen: tuple[int, ...] = ()
+    balls: tuple[Ball, ...] = ()
+    schedules: tuple[Schedule, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.low.shape != self.high.shape or self.low.ndim != 1 or bool((self.low > self.high).any()):
+            raise ConfigError(f"bounds need low ≤ high of one shape (A); got {self.low} and {self.high}")
+        in_balls = [axis for ball in self.balls for axis in ball.axes]
+        named = (*self.frozen, *in_balls, *(schedule.axis for schedule in self.schedules))
+        if wrong := [axis for axis in named if not 0 <= axis < len(self.low)]:
+            raise ConfigError(f"bounds: there is no axis {wrong[0]} in actions of {len(self.low)} numbers")
+        if len(set(in_balls)) < len(in_balls):
+            raise ConfigError(f"bounds: an axis may be in one ball only, got {in_balls}")
+        smallest = torch.zeros(1, len(self.low)).clamp(*self.limits(max([1, *(len(s.values) for s in self.schedules)])))
+        for ball in self.balls:
+            if bool((_norm(smallest, ball) > ball.radius).any()):
+                raise ConfigError(f"bounds: no action of the box and the schedules lies in {ball}")
+
+    @property
+    def scale(self) -> Tensor:
+        """(A) half the width of the box, 0 on frozen axes: the unit of a planner's exploration noise."""
+        return self._thaw((self.high - self.low) / 2)
+
+    def clip(self, actions: Tensor) -> Tensor:
+        """Actions (..., A) moved into the box alone."""
+        return self._thaw(torch.minimum(torch.maximum(actions, self.low), self.high))
+
+    def limits(self, horizon: int) -> tuple[Tensor, Tensor]:
+        """Lowest and highest action (H, A) of each step, by box, frozen axes and schedules."""
+        low, high = (self._thaw(side).repeat(horizon, 1) for side in (self.low, self.high))
+        for schedule in self.schedules:
+            for step in range(horizon):
+                if (value := schedule.at(step)) is not None:
+                    low[step, schedule.axis] = high[step, schedule.axis] = value
+        return low, high
+
+    def project(self, actions: Tensor) -> Tensor:
+        """The nearest allowed actions (..., H, A) in Euclidean distance; those that are allowed do not change."""
+        low, high = self.limits(actions.shape[-2])
+        projected = torch.minimum(torch.maximum(actions, low), high)
+        for ball in self.balls:
+            axes = list(ball.axes)
+            projected[..., axes] = _into_ball(actions[..., axes], low[:, axes], high[:, axes], ball)
+        return projected
+
+    def later(self, steps: int) -> "Bounds":
+        """The bounds `steps` steps on, for a loop that plans anew: schedules count from the first step planned."""
+        moved = [replace(s, values=s.values[min(steps, len(s.values) - 1) :]) for s in self.schedules]
+        return replace(self, schedules=tuple(moved))
+
+    def _thaw(self, values: Tensor) -> Tensor:
+        free = torch.ones_like(self.low)
+        free[list(self.frozen)] = 0.0
+        return values * free
+
+
+def vjepa2_ac_bounds(maxnorm: float = 0.05, pins: dict[int, float] | None = None, close_from: int = -1) -> Bounds:
+    """The action set of V-JEPA 2-AC's planner (arXiv 2506.09985, §3.2, and its code) for 7-D end-effector actions.
+
+    Args:
+        maxnorm: metres; it clips x, y and z each, whatever its name says. The gripper is clipped to ±0.75.
+        pins: values of axes that are not searched.
+        close_from: the step from which the gripper's action is +1; -1 leaves it free.
+    """
+    high = torch.tensor([maxnorm] * 3 + [0.0] * 3 + [0.75])
+    schedules = [Schedule(axis, (value,)) for axis, value in (pins or {}).items()]
+    if close_from >= 0:
+        schedules.append(Schedule(6, (None,) * close_from + (1.0,)))
+    return Bounds(-high, high, frozen=(3, 4, 5), schedules=tuple(schedules))
+
+
+def _norm(actions: Tensor, ball: Ball) -> Tensor:
+    return torch.linalg.vector_norm(actions[..., list(ball.axes)], ord=_ORDER[ball.norm], dim=-1)
+
+
+def _into_ball(x: Tensor, low: Tensor, high: Tensor, ball: Ball) -> Tensor:
+    """The point of box ∩ ball nearest to x (..., H, K): its norm falls with t, so halving finds the t that fits."""
+
+    def drawn(t: Tensor) -> Tensor:
+        return torch.minimum(torch.maximum(_DRAWN[ball.norm](x, t), low), high)
+
+    def fits(t: Tensor) -> Tensor:
+        return torch.linalg.vector_norm(drawn(t), ord=_ORDER[ball.norm], dim=-1, keepdim=True) <= ball.radius
+
+    inside, outside = x.new_zeros(*x.shape[:-1], 1), x.new_ones(*x.shape[:-1], 1)
+    for _ in range(_HALVINGS):
+        middle = (inside + outside) / 2
+        fit = fits(middle)
+        inside, outside = torch.where(fit, middle, inside), torch.where(fit, outside, middle)
+    return drawn(inside)

@@ -1,0 +1,232 @@
+"""The check of an embodiment: on a world that knows the truth, each wrong sign, scale or axis is named."""
+
+import json
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from jepa import pose
+from jepa.cli import app
+from jepa.config import ConfigError
+from jepa.data.clip import Episode, Spec
+from jepa.planning import check, check_measure, landscape
+from jepa.planning.check_verdict import RIGHT, summary, verdicts
+from jepa.planning.landscape import lowest
+from jepa.worlds.base import State, Step, WorldModel
+
+SPREAD = torch.tensor([0.03, 0.03, 0.02, 0.05, 0.05, 0.1, 0.1])
+EPISODES, STEPS = 24, 6
+
+
+class Truth(WorldModel):
+    """Tokens are the true pose; imagines without error. With `deaf` it takes no notice of the action."""
+
+    def __init__(self, deaf: bool = False) -> None:
+        super().__init__()
+        self.deaf = deaf
+        self.register_buffer("action_scale", SPREAD)
+
+    def observe(self, state, tokens, proprio=None, actions=None) -> State:
+        return {"pose": tokens[:, -1, 0]}
+
+    def step(self, state, action, generator=None) -> Step:
+        return Step(state if self.deaf else {"pose": pose.integrate(state["pose"], action)})
+
+    def features(self, state) -> torch.Tensor:
+        turn = pose.rotation(state["pose"][:, 3:6]).flatten(1)
+        return torch.cat([state["pose"][:, :3], turn, state["pose"][:, 6:]], 1)[:, None]
+
+
+def written(poses: torch.Tensor) -> torch.Tensor:
+    """Poses (T, 7) in -2..2 as pictures (T, 3, 16, 16) uint8 of 16 bits a number."""
+    code = ((poses + 2) * 16000).round().long()
+    frames = torch.zeros(len(poses), 3, 16, 16, dtype=torch.uint8)
+    frames[:, 0, 0, :7], frames[:, 1, 0, :7] = (code // 256).byte(), (code % 256).byte()
+    return frames
+
+
+def read(encoder, frames: torch.Tensor) -> torch.Tensor:
+    """What `written` wrote, as tokens (B, T, 1, 7)."""
+    return ((256 * frames[:, :, 0, 0, :7].long() + frames[:, :, 1, 0, :7].long()) / 16000 - 2)[:, :, None].float()
+
+
+@pytest.fixture
+def checked(monkeypatch, tmp_path):
+    """Runs the check with an embodiment's YAML lines on episodes in V-JEPA 2-AC's own conventions."""
+
+    def run(*lines: str, world=None, still=(), count=EPISODES, page=False):
+        generator = torch.Generator().manual_seed(0)
+        recorded = []
+        for number in range(EPISODES):
+            actions = (torch.randn(STEPS, 7, generator=generator) * SPREAD).clamp(-2 * SPREAD, 2 * SPREAD)
+            actions[:, list(still)] = 0
+            poses = [torch.tensor([0.0, 0.0, 0.0, 0.1, 0.1, 0.1, 0.5])]
+            for t in range(STEPS):
+                poses.append(pose.integrate(poses[-1], actions[t]))
+            states = torch.stack(poses)
+            arrays = {"actions": pose.delta(states[:-1], states[1:]).numpy(), "states": states.numpy()}
+            recorded.append(Episode(written(states), arrays, number))
+        manifest = SimpleNamespace(location="toy", spec=Spec(fps=4.0), __len__=lambda: EPISODES)
+        monkeypatch.setattr(check.Manifest, "load", lambda path: _Sized(manifest))
+        monkeypatch.setattr(check, "load_world", lambda run: (_encoder(), world or Truth()))
+        monkeypatch.setattr(check_measure, "episodes", lambda manifest, size: iter(recorded))
+        for module in (check_measure, landscape):
+            monkeypatch.setattr(module, "encode_frames", read)
+        if not page:
+            monkeypatch.setattr(check, "landscapes", lambda *given: {})
+            monkeypatch.setattr(check.check_page, "write", lambda *given: "no page")
+        mine = tmp_path / "mine.yaml"
+        mine.write_text("\n".join(["name: mine", *lines]))
+        return check.run("toy", "toy", embodiment=str(mine), out=tmp_path / "out", count=count)
+
+    return run
+
+
+class _Sized:
+    def __init__(self, manifest):
+        self.location, self.spec = manifest.location, manifest.spec
+
+    def __len__(self):
+        return EPISODES
+
+
+def _encoder():
+    return SimpleNamespace(config=SimpleNamespace(size=16))
+
+
+def verdict(result: dict) -> dict[str, str]:
+    return {axis["axis"]: axis["verdict"] for axis in result["axes"]}
+
+
+def test_a_right_embodiment_passes_and_the_page_stands_alone(checked, tmp_path):
+    result = checked(page=True)
+    assert result["ok"] and set(verdict(result).values()) == {RIGHT}
+    for axis in result["axes"]:
+        assert axis["slope"] == pytest.approx(1, abs=0.05) and axis["fit"] > 0.95 and axis["toward"] > 0.95
+        assert axis["slope95"][0] <= axis["slope"] <= axis["slope95"][1]
+    assert result["energy"]["logged"] == pytest.approx(0, abs=1e-3) and result["episodes"] == EPISODES
+    stored = json.loads((tmp_path / "out" / "check.json").read_text())
+    assert stored["summary"] == result["summary"] and len(stored["points"]["logged"]) == result["transitions"] == 96
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert page.count("data:image/png") == 2 and "http" not in page.replace("http://www.w3.org", "")
+    assert result["summary"] in page
+
+
+def test_a_flipped_axis_is_named(checked):
+    result = checked("axes: [x, -y, z]")
+    found = verdict(result)
+    assert not result["ok"] and found["y"] == "flipped" and (found["x"], found["z"]) == (RIGHT, RIGHT)
+    assert "y looks flipped" in result["summary"] and "x looks" not in result["summary"]
+    assert result["axes"][1]["slope"] == pytest.approx(-1, abs=0.05) and result["axes"][1]["toward"] < 0.05
+
+
+class Wary(Truth):
+    """Imagines nothing where the pose that it is told is not the one that it sees."""
+
+    def observe(self, state, tokens, proprio=None, actions=None) -> State:
+        seen = tokens[:, -1, 0]
+        return {"pose": seen, "agrees": ((seen - proprio[:, -1]).abs().amax(1) < 0.01).float()}
+
+    def step(self, state, action, generator=None) -> Step:
+        return Step({**state, "pose": pose.integrate(state["pose"], action * state["agrees"][:, None])})
+
+
+def test_a_flip_that_spoils_the_pose_as_well_is_named_by_turning_it_round(checked):
+    assert checked(world=Wary())["ok"]
+    result = checked("axes: [x, -y, z]", world=Wary())
+    assert not result["ok"] and verdict(result)["y"] == "flipped" and "turned round" in result["axes"][1]["words"]
+    assert verdict(result)["x"] == verdict(result)["z"] == "cannot tell"
+
+
+def test_swapped_axes_are_named_with_what_they_follow(checked):
+    result = checked("axes: [z, y, x]")
+    found = verdict(result)
+    assert not result["ok"] and (found["x"], found["y"], found["z"]) == ("swapped", RIGHT, "swapped")
+    assert result["axes"][0]["words"] == "it follows the logged z"
+    turned = checked("axes: [y, -x, z]")
+    assert [turned["axes"][i]["words"] for i in (0, 1)] == ["it follows the logged y", "it follows the logged −x"]
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ("action_scale: [2.0, 2.0, 2.0]", "2.0 times too large"),
+        ("action_scale: [0.2, 0.2, 0.2]", "5.0 times too small"),
+        ("action_scale: [1000.0, 1000.0, 1000.0]", "too large (mm taken for m, perhaps)"),
+    ],
+)
+def test_a_wrong_scale_is_named_with_the_factor(checked, line, words):
+    result = checked(line)
+    assert not result["ok"]
+    for axis in result["axes"][:3]:
+        assert axis["verdict"] == "mis-scaled" and words in axis["words"]
+    assert {axis["verdict"] for axis in result["axes"][3:]} == {RIGHT}
+
+
+def test_a_gripper_the_other_way_round_is_named(checked):
+    result = checked("gripper: [1.0, 0.0]")
+    assert verdict(result)["gripper"] == "flipped" and set(list(verdict(result).values())[:6]) == {RIGHT}
+
+
+def test_a_turned_frame_is_named(checked):
+    """Changes in the axes of a camera that stands 45° round the table."""
+    result = checked("frame: camera", "camera_pose: [0, 0, 0, 0, 0, 0.785398]")
+    assert verdict(result)["x"] == verdict(result)["y"] == "turned" and verdict(result)["z"] == RIGHT
+    assert "45°" in result["axes"][0]["words"]
+
+
+def test_what_does_not_move_or_is_not_searched_cannot_be_told(checked):
+    result = checked("action_limit: [0.06, 0.06, 0.06, 0, 0, 0, 1]", still=(2,))
+    found = verdict(result)
+    assert result["ok"] and found["x"] == found["y"] == found["gripper"] == RIGHT
+    assert found["z"] == found["yaw"] == "cannot tell"
+    assert "hardly move" in result["axes"][2]["words"] and "limit is 0" in result["axes"][5]["words"]
+
+
+def test_a_world_that_ignores_actions_tells_nothing_and_does_not_pass(checked):
+    result = checked(world=Truth(deaf=True))
+    assert not result["ok"] and set(verdict(result).values()) == {"cannot tell"}
+    assert result["summary"].startswith("nothing can be told")
+
+
+def test_a_weak_world_gives_the_sign_and_no_false_alarm():
+    """Noise in both hides the scale: a slope of one half is then no proof of a wrong unit."""
+    rng = np.random.default_rng(0)
+    logged = rng.normal(size=(160, 7))
+    weak = 0.45 * logged + rng.normal(size=(160, 7))
+    found = verdicts(weak, logged, weak, np.arange(160) // 4, np.full(7, 3.0), rng)
+    assert {v.verdict for v in found} <= {"right way", "cannot tell"}
+    assert [v.verdict for v in found].count("right way") >= 5 and summary(found)["ok"]
+    sharp = verdicts(0.45 * logged, logged, weak, np.arange(160) // 4, np.full(7, 3.0), rng)
+    assert {v.verdict for v in sharp} == {"mis-scaled"}
+
+
+def test_the_search_finds_a_lowest_point_between_the_places_it_tries():
+    tokens = torch.zeros(2, 2, 1, 7)
+    tokens[:, 1, 0] = torch.tensor([[0.037, -0.011, 0.02, 0, 0, 0, 0.0], [0.5, 0, 0, 0, 0, 0, 0]])
+    reach = torch.tensor([0.09, 0.09, 0.0, 0, 0, 0, 0])
+    found, energy = lowest(Truth(), *landscape.facing(Truth(), tokens, torch.zeros(2, 7)), reach)
+    assert found[0, :2].tolist() == pytest.approx([0.037, -0.011], abs=0.01) and found[0, 2] == 0
+    assert found[1, 0] == pytest.approx(0.09) and energy[0] < energy[1]  # beyond the edge: the edge
+
+
+def test_too_few_episodes_and_another_width_are_refused(checked):
+    with pytest.raises(ConfigError, match="toy: 4 episodes; the check needs at least 5"):
+        checked(count=4)
+    with pytest.raises(ConfigError, match="mine has 8 numbers"):
+        checked("rotation: quaternion_wxyz")
+
+
+def test_a_rate_that_is_not_the_data_s_is_said(checked):
+    assert checked("rate: 15")["notes"] == ["rate: the shards have 4 frames a second, embodiment mine says 15"]
+
+
+@pytest.mark.parametrize(("ok", "code"), [(True, 0), (False, 2)])
+def test_the_exit_code_says_whether_all_is_well(monkeypatch, ok, code):
+    seen = {}
+    monkeypatch.setattr(check, "run", lambda *a, **k: seen.update(k) or {"ok": ok})
+    result = CliRunner().invoke(app, ["plan", "check", "run", "shards", "--embodiment", "tabletop", "--episodes", "9"])
+    assert result.exit_code == code and seen["embodiment"] == "tabletop" and seen["count"] == 9

@@ -1,0 +1,151 @@
+"""Goals: distances, what they read of the steps, token weights, sets, and sub-goals that take turns."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from jepa.config import ConfigError, from_dict
+from jepa.planning.goals import AnyOf, FeatureGoal, GoalConfig, LastStepDistance, LastStepL1, SubGoals, SwitchRule
+from jepa.worlds.base import Future, State, Step, WorldModel, score
+
+B, S, H, N, D = 2, 3, 4, 5, 6
+
+
+def draw(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+GOAL = draw(B, N, D, seed=1)
+FUTURE = Future(draw(B, S, H, N, D), draw(B, S, H, 2))
+
+
+def plain(distance: str, steps: str, weights: Tensor | None = None) -> Tensor:
+    """The cost (B, S), one number after another."""
+    out = torch.zeros(B, S)
+    for b in range(B):
+        for s in range(S):
+            costs = []
+            for h in range(H):
+                total, mass = 0.0, 0.0
+                for n in range(N):
+                    x, g = FUTURE.features[b, s, h, n], GOAL[b, n]
+                    apart = {
+                        "l1": (x - g).abs().mean(),
+                        "l2": (x - g).square().sum().sqrt(),
+                        "cosine": 1 - x @ g / (x.norm() * g.norm()),
+                    }[distance]
+                    weight = 1.0 if weights is None else float(weights[b, n])
+                    total, mass = total + weight * apart, mass + weight
+                costs.append(total / mass)
+            out[b, s] = {"last": costs[-1], "sum": sum(costs), "min": min(costs)}[steps]
+    return out
+
+
+@pytest.mark.parametrize("distance", ["l1", "l2", "cosine"])
+@pytest.mark.parametrize("steps", ["last", "sum", "min"])
+def test_every_distance_over_every_choice_of_steps(distance, steps):
+    weights = draw(B, N, seed=2).abs()
+    config = from_dict(GoalConfig, {"distance": distance, "steps": steps}, "goal")
+    torch.testing.assert_close(config(GOAL)(FUTURE), plain(distance, steps))
+    torch.testing.assert_close(config(GOAL, weights)(FUTURE), plain(distance, steps, weights))
+    assert config(GOAL).last_only == (steps == "last")
+
+
+def test_the_energy_of_vjepa2_ac_is_the_default_to_the_bit():
+    last = FUTURE.features[:, :, -1]
+    assert torch.equal(LastStepL1(GOAL)(FUTURE), (last - GOAL[:, None]).abs().mean((-2, -1)))
+    assert torch.equal(FeatureGoal(GOAL)(FUTURE), LastStepL1(GOAL)(FUTURE))
+    torch.testing.assert_close(LastStepDistance(GOAL)(FUTURE), (last - GOAL[:, None]).norm(dim=-1).mean(-1))
+
+
+def test_a_masked_region_does_not_count_and_only_ratios_of_weights_do():
+    mask = torch.tensor([1.0, 1.0, 0.0, 0.0, 1.0])
+    elsewhere = FUTURE.features.clone()
+    elsewhere[..., 2:4, :] += 9.0
+    goal = GoalConfig()(GOAL, mask)
+    assert torch.equal(goal(FUTURE), goal(Future(elsewhere, FUTURE.actions)))
+    torch.testing.assert_close(goal(FUTURE), GoalConfig()(GOAL, 7 * mask)(FUTURE))
+    kept = Future(FUTURE.features[..., mask.bool(), :], FUTURE.actions)
+    torch.testing.assert_close(goal(FUTURE), GoalConfig()(GOAL[:, mask.bool()])(kept))
+
+
+@pytest.mark.parametrize("weights", [torch.tensor([1.0, 1.0, -1.0, 1.0, 1.0]), torch.zeros(B, N)])
+def test_weights_that_mean_nothing_are_refused(weights):
+    with pytest.raises(ConfigError, match="weights"):
+        GoalConfig()(GOAL, weights)
+
+
+@pytest.mark.parametrize("values", [{"distance": "l3"}, {"steps": "first"}])
+def test_a_choice_that_is_not_there_is_one_line(values):
+    with pytest.raises(ConfigError, match=f"goal.{next(iter(values))} is one of"):
+        from_dict(GoalConfig, values, "goal")
+
+
+class Counter(WorldModel):
+    """Adds its action to all features; counts how often they are read."""
+
+    def __init__(self):
+        super().__init__()
+        self.read = 0
+
+    def step(self, state, action, generator=None) -> Step:
+        return Step({"x": state["x"] + action.sum(-1)[:, None, None]})
+
+    def features(self, state: State) -> Tensor:
+        self.read += 1
+        return state["x"]
+
+
+@pytest.mark.parametrize("goal", [LastStepL1(GOAL), AnyOf([LastStepL1(GOAL), LastStepDistance(GOAL)])])
+def test_last_only_is_the_cost_of_the_whole_future_for_less(goal):
+    world, actions = Counter(), FUTURE.actions
+    cost = score(world, {"x": draw(B, N, D, seed=3)}, actions, goal)
+    assert world.read == 1
+    goal.last_only = False
+    torch.testing.assert_close(score(world, {"x": draw(B, N, D, seed=3)}, actions, goal), cost)
+    assert world.read == 1 + H
+
+
+def test_a_set_of_goals_costs_what_the_nearest_costs():
+    other = draw(B, N, D, seed=4)
+    parts = [GoalConfig(steps="min")(GOAL), GoalConfig()(other)]
+    goal = AnyOf(parts)
+    torch.testing.assert_close(goal(FUTURE), torch.minimum(parts[0](FUTURE), parts[1](FUTURE)))
+    assert not goal.last_only and AnyOf([LastStepL1(GOAL), LastStepL1(other)]).last_only
+    reached = Future(other[:, None, None], torch.zeros(B, 1, 1, 2))
+    assert (AnyOf([LastStepL1(GOAL), LastStepL1(other)])(reached) == 0).all()
+
+
+def walk(rule: SwitchRule, seen: list[list[float]], stages: int = 3) -> list[list[int]]:
+    """Stages (decision, row) as rows see numbers that count up to the sub-goals 1, 2, 3."""
+    goals = SubGoals.begin(torch.arange(1.0, stages + 1).reshape(1, stages, 1, 1).repeat(len(seen[0]), 1, 1, 1))
+    out = []
+    for values in seen:
+        goals = goals.next(torch.tensor(values).reshape(-1, 1, 1), LastStepL1, rule)
+        out.append(goals.stage.tolist())
+        torch.testing.assert_close(goals.current[:, 0, 0], goals.stage + 1.0)
+    return out
+
+
+def test_a_sub_goal_that_is_reached_gives_way_to_the_next_row_by_row():
+    seen = [[0.0, 0.95], [0.5, 1.5], [0.95, 1.96], [1.5, 2.9], [1.99, 2.9]]
+    assert walk(SwitchRule(threshold=0.1), seen) == [[0, 1], [0, 1], [1, 2], [1, 2], [2, 2]]
+
+
+def test_patience_is_counted_in_decisions_and_the_last_sub_goal_stays():
+    far = [[-9.0]] * 9
+    assert walk(SwitchRule(patience=(2, 3)), far) == [[0], [0], [1], [1], [1], [2], [2], [2], [2]]
+    assert walk(SwitchRule(patience=(1,)), far[:4]) == [[0], [1], [2], [2]]
+    assert walk(SwitchRule(), far) == [[0]] * 9
+
+
+def test_reaching_a_sub_goal_starts_the_count_anew_and_nan_reaches_nothing():
+    seen = [[0.0], [1.0], [1.0], [1.0], [1.0]]
+    assert walk(SwitchRule(threshold=0.1, patience=(3,)), seen) == [[0], [1], [1], [1], [2]]
+    assert walk(SwitchRule(threshold=0.1), [[float("nan")]] * 2) == [[0], [0]]
+
+
+def test_cosine_is_that_of_torch():
+    expected = 1 - F.cosine_similarity(FUTURE.features[:, :, -1], GOAL[:, None], dim=-1).mean(-1)
+    torch.testing.assert_close(GoalConfig("cosine")(GOAL)(FUTURE), expected)
