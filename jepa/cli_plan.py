@@ -19,7 +19,7 @@ app = typer.Typer(
 @app.command()
 def bench(preset: Preset, overrides: Overrides = None) -> None:
     """Plan towards goal images in closed loop, beside random actions, doing nothing and an oracle."""
-    from jepa.planning.benchmark import PlanConfig, run
+    from jepa.planning.bench.run import PlanConfig, run
 
     run(configured(PlanConfig, "plan", preset, overrides))
 
@@ -40,7 +40,7 @@ def check(
 
     All is well if at least one axis is confirmed and none looks wrong.
     """
-    from jepa.planning.check import run
+    from jepa.planning.check.run import run
     from jepa.status import MENDABLE
 
     result = run(world_run, shards, embodiment=embodiment, out=out, count=episodes, each=each, seed=seed)
@@ -58,8 +58,8 @@ def offline(
     preset: Annotated[str, typer.Option(help="Preset of configs/offline, or path of a YAML file.")] = "default",
 ) -> None:
     """Plan towards later frames of recorded episodes, and compare with the actions that were logged."""
-    from jepa.planning.offline import run
-    from jepa.planning.offline_rows import OfflineConfig
+    from jepa.planning.offline.rows import OfflineConfig
+    from jepa.planning.offline.run import run
 
     own = [world_run, shards, *(settings or ())]
     command = shlex.join(["jepa", "plan", "offline", *own, *([] if preset == "default" else ["--preset", preset])])

@@ -14,9 +14,10 @@ from jepa.cli import app
 from jepa.config import load_config, to_dict
 from jepa.demo import DemoConfig, claim, stages
 from jepa.logs import read
-from jepa.planning import benchmark, films
+from jepa.planning.bench import films
+from jepa.planning.bench import run as benchmark
+from jepa.planning.bench.results import summarise
 from jepa.planning.mpc import Episode
-from jepa.planning.results import summarise
 from jepa.probes import plots
 from jepa.probes import report as probe_report
 from jepa.probes.predictions import Predictions

@@ -19,10 +19,14 @@ from jepa import runs
 from jepa.checkpoint import CheckpointError
 from jepa.config import ConfigError, load_config, preset_names
 from jepa.models.encoder import build_encoder
-from jepa.planning import bench_jobs, bench_worlds, benchmark, films, inverse, rows
-from jepa.planning.bench_config import PlanConfig, frozen_goals
-from jepa.planning.bench_jobs import Cell, Job, missing, run_job, work
-from jepa.planning.benchmark import cells_of, run
+from jepa.planning import inverse
+from jepa.planning.bench import films, rows
+from jepa.planning.bench import jobs as bench_jobs
+from jepa.planning.bench import run as benchmark
+from jepa.planning.bench import worlds as bench_worlds
+from jepa.planning.bench.config import PlanConfig, frozen_goals
+from jepa.planning.bench.jobs import Cell, Job, missing, run_job, work
+from jepa.planning.bench.run import cells_of, run
 from jepa.planning.landscape import energy_landscape
 from jepa.planning.manifest import ManifestError, load
 from jepa.planning.mpc import Episode

@@ -9,10 +9,10 @@ import torch
 pytest.importorskip("gymnasium")  # not mujoco: importing it first would settle its OpenGL backend
 
 from jepa.config import load_config
-from jepa.planning import rows
-from jepa.planning.bench_config import PlanConfig, frozen_goals
-from jepa.planning.bench_jobs import missing, run_job
-from jepa.planning.benchmark import cells_of
+from jepa.planning.bench import rows
+from jepa.planning.bench.config import PlanConfig, frozen_goals
+from jepa.planning.bench.jobs import missing, run_job
+from jepa.planning.bench.run import cells_of
 from jepa.planning.manifest import GoalPair
 
 KNOWN = {"w": "w", "": ""}

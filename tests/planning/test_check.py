@@ -12,8 +12,10 @@ from jepa import pose
 from jepa.cli import app
 from jepa.config import ConfigError
 from jepa.data.clip import Episode, Spec
-from jepa.planning import check, check_measure, landscape
-from jepa.planning.check_verdict import RIGHT, summary, verdicts
+from jepa.planning import landscape
+from jepa.planning.check import measure as check_measure
+from jepa.planning.check import run as check
+from jepa.planning.check.verdict import RIGHT, summary, verdicts
 from jepa.planning.landscape import lowest
 from jepa.worlds.base import State, Step, WorldModel
 

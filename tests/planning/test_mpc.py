@@ -5,12 +5,12 @@ import pytest
 import torch
 from torch import Tensor
 
+from jepa.planning.bench.rows import do_nothing, random_actions
+from jepa.planning.bench.simulator import SimulatorWorld
 from jepa.planning.goals import LastStepDistance, LastStepL1, LastStepPush
 from jepa.planning.mpc import Replan, View, look, run_episodes
 from jepa.planning.planners.base import Bounds, Plan
 from jepa.planning.planners.cem import CEM, Config
-from jepa.planning.rows import do_nothing, random_actions
-from jepa.planning.simulator import SimulatorWorld
 from jepa.worlds.base import Future, State, Step, WorldModel, score
 
 BOUNDS = Bounds(torch.full((7,), -0.06), torch.full((7,), 0.06), frozen=(3, 4, 5))

@@ -18,9 +18,10 @@ from jepa.config import ConfigError, load_config
 from jepa.data.clip import Episode, Spec
 from jepa.data.pack import pack
 from jepa.models.encoder import build_encoder
-from jepa.planning import offline, offline_measure
-from jepa.planning.offline_measure import starts, summarise
-from jepa.planning.offline_rows import OfflineConfig
+from jepa.planning.offline import measure as offline_measure
+from jepa.planning.offline import run as offline
+from jepa.planning.offline.measure import starts, summarise
+from jepa.planning.offline.rows import OfflineConfig
 from jepa.worlds.base import State, Step, WorldModel
 
 EPISODES, STEPS, SPREAD = 8, 9, torch.tensor([0.5, 0.1, 0.0])  # the last axis never moves

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from jepa.planning import results
+from jepa.planning.bench import results
 
 
 def once(*flags: bool) -> dict[str, list[bool]]:

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from jepa import report_html as html
-from jepa.planning.check_verdict import AXES, RIGHT, WRONG
+from jepa.planning.check.verdict import AXES, RIGHT, WRONG
 from jepa.planning.landscape import Landscape
 
 HEAD = ("axis", "verdict", "slope", "95 %", "if both are noisy", "R²", "falls toward the goal", "95 %")

@@ -15,7 +15,7 @@ from jepa.logs import progress_bar
 from jepa.models.encoder import Encoder
 from jepa.planning import inverse
 from jepa.planning.landscape import facing
-from jepa.planning.offline_measure import Starts
+from jepa.planning.offline.measure import Starts
 from jepa.planning.planners import inverse_dynamics
 from jepa.planning.planners.base import Bounds
 from jepa.worlds.base import WorldModel

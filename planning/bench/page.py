@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 
 from jepa import report_html as html
-from jepa.planning.results import HOW, count
-from jepa.planning.rows import LABELS
+from jepa.planning.bench.results import HOW, count
+from jepa.planning.bench.rows import LABELS
 from jepa.report_figures import CYCLE, Line, Panel, curves
 
 STYLES = ("-", "--", ":")

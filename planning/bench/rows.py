@@ -12,11 +12,11 @@ import torch
 
 from jepa.config import ConfigError, build, from_dict, plugin
 from jepa.planning.agent import Decision, View, eyes
-from jepa.planning.bench_config import PlanConfig
+from jepa.planning.bench.config import PlanConfig
+from jepa.planning.bench.simulator import SimulatorWorld, oracle
 from jepa.planning.manifest import GoalPair
 from jepa.planning.mpc import Controller, Replan, look
 from jepa.planning.planners.base import Bounds
-from jepa.planning.simulator import SimulatorWorld, oracle
 from jepa.runs import load_world
 
 LABELS = {

@@ -14,7 +14,7 @@ from jepa.data.index import Manifest
 from jepa.data.loader import episodes
 from jepa.logs import progress_bar
 from jepa.models.encoder import Encoder, encode_frames
-from jepa.planning.check_fit import interval, weights
+from jepa.planning.check.fit import interval, weights
 
 FEWEST = 5  # episodes: an interval over fewer says nothing
 KINDS: dict[str, Callable[[Tensor], Tensor]] = {  # what is compared of actions (n, k, A)

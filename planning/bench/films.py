@@ -6,9 +6,9 @@ from typing import Any
 
 import numpy as np
 
+from jepa.planning.bench.rows import replay
 from jepa.planning.manifest import GoalPair
 from jepa.planning.mpc import Episode, run_episodes
-from jepa.planning.rows import replay
 
 SIDE = 64  # pixels
 SCALE = 3

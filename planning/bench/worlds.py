@@ -15,10 +15,10 @@ from jepa.checkpoint import CheckpointError, latest
 from jepa.config import to_dict
 from jepa.logs import progress_bar
 from jepa.open_loop import open_loop
-from jepa.planning.bench_config import PlanConfig
+from jepa.planning.bench.config import PlanConfig
+from jepa.planning.bench.rows import WORLDS, Row
 from jepa.planning.inverse import train_on_run
 from jepa.planning.planners import inverse_dynamics
-from jepa.planning.rows import WORLDS, Row
 from jepa.runs import load_world
 from jepa.worlds import base
 

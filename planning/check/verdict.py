@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from jepa.planning.check_fit import Fit, interval, regress, toward, weights
+from jepa.planning.check.fit import Fit, interval, regress, toward, weights
 
 AXES = ("x", "y", "z", "roll", "pitch", "yaw", "gripper")
 GROUPS = ((0, 1, 2), (3, 4, 5), (6,))  # axes that can be taken for each other

@@ -18,10 +18,10 @@ from jepa.checkpoint import CheckpointError
 from jepa.config import ConfigError, to_dict
 from jepa.data.index import Manifest
 from jepa.logs import console
-from jepa.planning import offline_page
 from jepa.planning.landscape import facing
-from jepa.planning.offline_measure import Starts, starts, summarise
-from jepa.planning.offline_rows import OfflineConfig, jobs, train_inverse, work
+from jepa.planning.offline import page as offline_page
+from jepa.planning.offline.measure import Starts, starts, summarise
+from jepa.planning.offline.rows import OfflineConfig, jobs, train_inverse, work
 from jepa.planning.planners.base import Bounds
 from jepa.worlds.base import WorldModel, score
 

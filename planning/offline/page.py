@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.table import Table
 
 from jepa import report_html as html
-from jepa.planning.offline_rows import LABELS
+from jepa.planning.offline.rows import LABELS
 
 HOW = (
     "From {starts} frames of {episodes} held-out episodes, plans towards the frame that came some steps later, against "

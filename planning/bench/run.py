@@ -15,13 +15,14 @@ from omegaconf import OmegaConf
 
 from jepa.config import to_dict
 from jepa.logs import console
-from jepa.planning import bench_page, films, results, rows
-from jepa.planning.bench_config import PlanConfig, frozen_goals
-from jepa.planning.bench_jobs import Cell, cell, missing, work
-from jepa.planning.bench_worlds import skills, weights, with_nets
+from jepa.planning.bench import films, results, rows
+from jepa.planning.bench import page as bench_page
+from jepa.planning.bench.config import PlanConfig, frozen_goals
+from jepa.planning.bench.jobs import Cell, cell, missing, work
+from jepa.planning.bench.simulator import oracle
+from jepa.planning.bench.worlds import skills, weights, with_nets
 from jepa.planning.envs.base import make
 from jepa.planning.manifest import Manifest, check, task_of
-from jepa.planning.simulator import oracle
 
 FILMED = "ours"
 

@@ -21,8 +21,8 @@ import torch
 
 from jepa.config import to_dict
 from jepa.logs import progress_bar
-from jepa.planning import rows
-from jepa.planning.bench_config import PlanConfig, frozen_goals
+from jepa.planning.bench import rows
+from jepa.planning.bench.config import PlanConfig, frozen_goals
 from jepa.planning.envs.base import make
 from jepa.planning.manifest import GoalPair, Manifest, outcome, position, positions
 from jepa.planning.mpc import run_episodes

@@ -15,8 +15,8 @@ from torch import Tensor
 
 from jepa.data.index import Manifest
 from jepa.logs import console
-from jepa.planning import check_page
-from jepa.planning.check_measure import (
+from jepa.planning.check import page as check_page
+from jepa.planning.check.measure import (
     Transitions,
     camera_shifts,
     landscapes,
@@ -26,7 +26,7 @@ from jepa.planning.check_measure import (
     search_range,
     transitions,
 )
-from jepa.planning.check_verdict import AXES, RIGHT, UNKNOWN, UNSURE, Verdict, summary, verdicts
+from jepa.planning.check.verdict import AXES, RIGHT, UNKNOWN, UNSURE, Verdict, summary, verdicts
 from jepa.planning.embodiment import Adapter, load
 from jepa.runs import load_world
 from jepa.worlds.base import WorldModel
