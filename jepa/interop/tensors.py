@@ -28,7 +28,7 @@ def read_pickle(path: Path) -> dict[str, Any]:
         CheckpointError: the file is missing, damaged, no dict, or needs more than tensors to be read.
     """
     try:
-        with warnings.catch_warnings(action="ignore", category=UserWarning):  # a foreign pickle protocol, refused anyhow
+        with warnings.catch_warnings(action="ignore", category=UserWarning):  # of a foreign pickle protocol
             # Mapped, a file of 16 GB costs no more memory than the part of it that is used.
             found = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except UnpicklingError as error:
