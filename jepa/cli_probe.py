@@ -68,8 +68,8 @@ def compare(
 @app.command()
 def benchmark(preset: Preset, overrides: Overrides = None) -> None:
     """Run a published protocol on official lists: k400, ssv2, coin, diving48, jester, in1k; _vitl, _vith, _vitg384."""
-    from jepa.probes.published.benchmark import BenchmarkConfig
     from jepa.probes.published.benchmark import run as of
+    from jepa.probes.published.benchmark_config import BenchmarkConfig
 
     of(configured(BenchmarkConfig, "benchmark", preset, overrides))
 

@@ -11,6 +11,7 @@ from jepa import report_html as page
 from jepa.checkpoint import CheckpointError
 from jepa.data.loader import episodes
 from jepa.planning.landscape import Landscape, energy_landscape
+from jepa.probes.figures import between
 from jepa.report_figures import CONTROL, CYCLE, OURS, Line, Panel, curves, landscapes
 from jepa.report_files import NotRunError, Records, kind, last, read_json, read_log, series, shards
 from jepa.runs import load_world
@@ -28,8 +29,7 @@ def probes(run: Path) -> str:
         of_probe = found[c["task"], c["probe"], c["view"]]
         chance = found.get((c["task"], "chance", ""), {}).get("chance")
         cells = [spread(of_probe[maker]) for maker in ("pixels", "random_init", "pretrained")]
-        low, high = c["bootstrap95"]
-        change = f"{number(c['difference'], '+')} [{number(low, '+')}, {number(high, '+')}]"
+        change = f"{number(c['difference'], '+')} {between(c['bootstrap95'], '+')}"
         title = of_probe["pretrained"]["title"]
         name = f"{c['probe']} ({c['view']})"
         rows.append(

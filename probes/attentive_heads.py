@@ -20,8 +20,8 @@ class HeadsConfig:
     """Depth counts the cross-attention block: 1 is that alone, 4 puts three self-attention blocks before it.
 
     Every (lr, weight_decay) pair is a head of its own, trained on the same minibatches; the best on a share
-    `validation` of the episodes is kept. `halving` drops the worse half of the heads that many times on the way: 3 does
-    a third of the work. Raises ConfigError where it is below 0.
+    `validation` of the episodes is kept. `halving` drops the worse half of the heads that many times on the way, by
+    those same episodes: 3 does a third of the work. Raises ConfigError for a value that cannot be.
     """
 
     depth: int = 4
@@ -34,14 +34,27 @@ class HeadsConfig:
     halving: int = 0
 
     def __post_init__(self) -> None:
+        kind = type(self).__module__.rpartition(".")[2]  # under which its values are given
         if self.halving < 0:
-            raise ConfigError(f"halving is how often the heads of a probe are halved, 0 or more, not {self.halving}")
+            raise ConfigError(f"{kind}.halving is how often the heads are halved, 0 or more, not {self.halving}")
+        if not 0 < self.validation < 1:
+            raise ConfigError(f"{kind}.validation={self.validation:g}: must be between 0 and 1")
+        for key in ("depth", "heads", "epochs", "batch"):
+            if getattr(self, key) < 1:
+                raise ConfigError(f"{kind}.{key}={getattr(self, key)}: must be at least 1")
+        if not self.lr or not self.weight_decay:
+            raise ConfigError(f"{kind}.lr and {kind}.weight_decay: must have a value each")
+
+
+UNDEFINED = torch.finfo(torch.float64).min
+"""Stands for a score that is NaN, such as R² of one clip: below all others, and above that of a head that diverged."""
 
 
 class Heads:
     """Heads of one probe. `fit` leaves the chosen one in `model` and how it was chosen in `chosen`.
 
-    `work` is the share of the full sweep's training that was done.
+    `work` is the share of the full sweep's training that was done. Where no score is defined on the held-out episodes,
+    the first of the heads whose outputs are finite is taken, and its validation score is NaN.
     """
 
     def __init__(self, config: HeadsConfig, generator: np.random.Generator) -> None:
@@ -61,7 +74,7 @@ class Heads:
         of `features`.
 
         Raises:
-            ProbeError: fewer than two episodes, or no head has finite outputs and a score.
+            ProbeError: fewer than two episodes, or no head has finite outputs.
         """
         c = self.config
         self.mean, self.std = channel_statistics(features.values)
@@ -79,16 +92,17 @@ class Heads:
 
         def validate() -> Tensor:
             found = self._all_outputs(features, held_out)
-            scores = torch.tensor(score(found, held_out))
-            return scores.where(found.isfinite().flatten(1).all(1) & scores.isfinite(), -math.inf)
+            scores = torch.tensor(score(found, held_out), dtype=torch.float64)
+            return scores.nan_to_num(UNDEFINED).where(found.isfinite().flatten(1).all(1), -math.inf)
 
         self.work = train(sweep, minibatches(len(fit), c.batch, c.epochs, generator), update, validate, c.halving)
         scores = validate()
         best = int(scores.argmax())
         if scores[best] == -math.inf:
-            raise ProbeError("no head of the attentive probe has finite outputs and a score: lower lr, check features")
-        setting = sweep.settings[best]
-        self.chosen = {"lr": setting.lr, "weight_decay": setting.weight_decay, "validation": float(scores[best])}
+            raise ProbeError("no head of the attentive probe has finite outputs: lower lr, or check the features")
+        setting, reached = sweep.settings[best], float(scores[best])
+        validation = math.nan if reached == UNDEFINED else reached
+        self.chosen = {"lr": setting.lr, "weight_decay": setting.weight_decay, "validation": validation}
         model = sweep.models()[best]
         assert isinstance(model, AttentiveClassifier)
         self.model = model

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
+from itertools import groupby
 from pathlib import Path
 
 import numpy as np
@@ -13,11 +14,13 @@ from jepa.data.index import Manifest
 from jepa.data.loader import read_frames
 from jepa.probes.kinds.base import ProbeError
 from jepa.probes.labels import Labels
-from jepa.probes.store import digest
+from jepa.probes.store import Store, digest, open_at, reopen
 from jepa.runs import read_cache, write_cache
 
 FRAME_IDS = "frame_ids"
 """The array that every clip has: the numbers of its frames in their episode."""
+
+_UNREADABLE = "not readable; remove {} and start again"
 
 
 @dataclass(frozen=True)
@@ -52,7 +55,7 @@ class Episodes:
 class ClipSet:
     """Clips with the episode of each, a seeded coin for tasks that change clips by chance, and their labels."""
 
-    frames: Tensor  # (B, T, 3, h, w) uint8
+    frames: Tensor  # (B, T, 3, h, w) uint8, mapped from the disk where they come from there
     episodes: Tensor  # (B) int64
     coins: Tensor  # (B) float64 in [0, 1)
     arrays: dict[str, Tensor]  # (B, T, ...), among them `frame_ids`
@@ -105,17 +108,15 @@ def folds(episodes: Episodes, count: int, seed: int) -> list[tuple[int, ...]]:
 
 
 def draw_windows(episodes: Episodes, spec: ClipSpec, seed: int) -> list[Window]:
-    """The clips of one seed, ordered by episode; an episode shorter than a clip gives none.
+    """The clips of one seed, ordered by episode; an episode shorter than a clip gives none (see `too_short`).
 
     Raises:
         ProbeError: no episode is long enough.
     """
     windows = []
     for i in episodes.ids:
-        entry = episodes.manifest[i]
-        step = entry.fps / spec.fps if spec.fps > 0 else 1.0
-        offsets = np.rint(np.arange(spec.frames) * step).astype(np.int64)
-        starts = entry.frames - int(offsets[-1])
+        offsets = _offsets(episodes, i, spec)
+        starts = episodes.manifest[i].frames - int(offsets[-1])
         rng = np.random.default_rng((seed, i))
         if starts > 0:
             chosen = np.sort(rng.permutation(starts)[: spec.per_episode])
@@ -129,45 +130,60 @@ def draw_windows(episodes: Episodes, spec: ClipSpec, seed: int) -> list[Window]:
     return [windows[k] for k in kept]
 
 
+def too_short(episodes: Episodes, spec: ClipSpec) -> list[str]:
+    """Keys of the episodes that are shorter than a clip, of which there is none."""
+    entries = ((episodes.manifest[i], int(_offsets(episodes, i, spec)[-1])) for i in episodes.ids)
+    return [entry.key for entry, last in entries if entry.frames <= last]
+
+
 def make_clips(
     cache: Path, episodes: Episodes, spec: ClipSpec, seeds: Sequence[int], progress: Callable[[int], None]
 ) -> dict[int, Path]:
     """One file of clips for each seed, made unless it is in `cache`; every episode is decoded once for all.
 
-    Own labels lie in a file beside it, so that other labels are no reason to decode and encode again.
-    `progress` is told how many episodes are done.
+    Frames lie in a store beside it, and those of one episode are in memory at a time. Own labels lie in a file of
+    theirs, so that other labels are no reason to decode and encode again. `progress` is told how many episodes are
+    done.
 
     Raises:
         DataError: a video cannot be read; names shard and key.
+        ProbeError: the disk has no room.
     """
     index = episodes.manifest.sha256
-    paths = {s: cache / f"clips-{digest('coins', index, episodes.ids, asdict(spec), s)}.safetensors" for s in seeds}
+    paths = {s: cache / f"clips-{digest('apart', index, episodes.ids, asdict(spec), s)}.safetensors" for s in seeds}
     windows = {s: draw_windows(episodes, spec, s) for s, path in paths.items() if not path.is_file()}
-    names = sorted(episodes.packed())
+    stores = {s: _frame_store(paths[s], len(windows[s]), spec) for s in windows}
+    mine = {s: {i: list(own) for i, own in groupby(windows[s], lambda w: w.episode)} for s in windows}
     parts: dict[int, list[dict[str, Tensor]]] = {s: [] for s in windows}
+    written = dict.fromkeys(windows, 0)
     for done, i in enumerate(episodes.ids if windows else ()):
         progress(done)
-        mine = {s: [w for w in windows[s] if w.episode == i] for s in windows}
-        for seed, part in _read(episodes, i, mine, spec.size, names):
-            parts[seed].append(part)
+        for seed, frames, rest in _read(episodes, i, {s: mine[s].get(i, []) for s in windows}, spec.size):
+            stores[seed].write(range(written[seed], written[seed] + len(frames)), frames)
+            written[seed] += len(frames)
+            parts[seed].append(rest)
     progress(len(episodes.ids))
-    for seed, rows in parts.items():
-        tensors = {k: torch.stack([row[k] for row in rows]) for k in rows[0]}
+    for seed, found in parts.items():
+        tensors = {k: torch.cat([part[k] for part in found]) for k in found[0]}
         write_cache(paths[seed], paths[seed].stem, tensors)
     return {seed: _labelled(path, episodes) for seed, path in paths.items()}
 
 
 def load_clips(path: Path) -> ClipSet:
-    """Clips that `make_clips` wrote, with their own labels if they have any.
+    """Clips that `make_clips` wrote, with their own labels if they have any. Frames are read when they are indexed.
 
     Raises:
-        ProbeError: the file is damaged or gone.
+        ProbeError: a file is damaged or gone.
     """
     tensors = _read_file(unlabelled(path))
     if path != unlabelled(path):
         tensors |= _read_file(path)
-    own = {k: tensors.pop(k) for k in ("frames", "episodes", "coins")}
-    return ClipSet(**own, arrays={k.removeprefix("array."): v for k, v in tensors.items()})
+    try:
+        frames = reopen(_frames_folder(unlabelled(path))).values
+    except (OSError, RuntimeError, ValueError, KeyError) as error:  # RuntimeError: torch's, of a file cut short
+        raise ProbeError(f"{_frames_folder(unlabelled(path))}: {_UNREADABLE.format(path.parent)}") from error
+    own = {k: tensors.pop(k) for k in ("episodes", "coins")}
+    return ClipSet(frames, **own, arrays={k.removeprefix("array."): v for k, v in tensors.items()})
 
 
 def unlabelled(path: Path) -> Path:
@@ -191,32 +207,50 @@ def _labelled(path: Path, episodes: Episodes) -> Path:
 def _read_file(path: Path) -> dict[str, Tensor]:
     tensors = read_cache(path, path.stem)
     if tensors is None:
-        raise ProbeError(f"{path}: not readable; remove {path.parent} and start again")
+        raise ProbeError(f"{path}: {_UNREADABLE.format(path.parent)}")
     return tensors
 
 
+def _frame_store(path: Path, clips: int, spec: ClipSpec) -> Store:
+    """Where the frames of a file of clips lie, (clips, T, 3, h, w) uint8."""
+    shape = (spec.frames, 3, spec.size, spec.size)
+    return open_at(_frames_folder(path), {"clips": path.stem}, clips, shape, torch.uint8)
+
+
+def _frames_folder(path: Path) -> Path:
+    return path.parent / "frames" / path.stem
+
+
+def _offsets(episodes: Episodes, i: int, spec: ClipSpec) -> np.ndarray:
+    """How many frames of episode `i` after its first each frame of a clip lies, (T)."""
+    step = episodes.manifest[i].fps / spec.fps if spec.fps > 0 else 1.0
+    return np.rint(np.arange(spec.frames) * step).astype(np.int64)
+
+
 def _read(
-    episodes: Episodes, i: int, windows: dict[int, list[Window]], size: int, names: list[str]
-) -> Iterator[tuple[int, dict[str, Tensor]]]:
-    """(seed, tensors of one clip) for every window of episode `i`, from one decoding of their frames."""
+    episodes: Episodes, i: int, windows: dict[int, list[Window]], size: int
+) -> Iterator[tuple[int, Tensor, dict[str, Tensor]]]:
+    """(seed, frames (n, T, 3, h, w), all else) of the windows of episode `i`, from one decoding of their frames."""
     needed = sorted({int(f) for ws in windows.values() for w in ws for f in w.frame_ids})
     if not needed:
         return
     pixels, sample = read_frames(episodes.manifest, i, needed)
     frames = transforms.cut(pixels, transforms.centre_crop(*pixels.shape[-2:]), size)
     for seed, own in windows.items():
-        for window in own:
-            arrays = {f"array.{n}": torch.from_numpy(sample.arrays[n][window.frame_ids]) for n in names}
-            yield (
-                seed,
-                {
-                    "frames": frames[torch.from_numpy(np.searchsorted(needed, window.frame_ids))],
-                    "episodes": torch.tensor(i),
-                    "coins": torch.tensor(window.coin, dtype=torch.float64),
-                    f"array.{FRAME_IDS}": torch.from_numpy(window.frame_ids),
-                    **arrays,
-                },
-            )
+        if not own:
+            continue
+        ids = np.stack([window.frame_ids for window in own])  # (n, T)
+        arrays = {f"array.{n}": torch.from_numpy(sample.arrays[n][ids]) for n in sorted(episodes.packed())}
+        yield (
+            seed,
+            frames[torch.from_numpy(np.searchsorted(needed, ids))],
+            {
+                "episodes": torch.full((len(own),), i),
+                "coins": torch.tensor([window.coin for window in own], dtype=torch.float64),
+                f"array.{FRAME_IDS}": torch.from_numpy(ids),
+                **arrays,
+            },
+        )
 
 
 def _videos(manifest: Manifest) -> dict[str, str]:

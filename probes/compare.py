@@ -1,7 +1,6 @@
 """Compare results of `jepa probe` on the same clips: paired differences to the first folder, with intervals."""
 
 import json
-import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -9,18 +8,15 @@ from typing import Any
 import numpy as np
 import torch
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
-from jepa.probes import predictions
+from jepa.probes.figures import VERDICTS, between, number, numbers, shown, verdict
 from jepa.probes.kinds.base import ProbeError, score_sums
 from jepa.probes.metrics import METRICS, Array, alone, bootstrap_difference, t_interval
 from jepa.probes.predictions import Predictions
+from jepa.probes.results import Key, Results, common_seeds, more, open_results
 from jepa.probes.tasks import TASKS
-
-Key = tuple[str, str, str]
-"""Task, probe and view."""
-
-VERDICTS = {"better": "[green]better", "worse": "[red]worse", "not separated": "–"}
 
 
 def run(folders: Sequence[str | Path], row: str = "pretrained", seed: int = 0, out: str = "") -> dict[str, Any]:
@@ -28,27 +24,29 @@ def run(folders: Sequence[str | Path], row: str = "pretrained", seed: int = 0, o
 
     A difference is the mean over the probe seeds that both have. It has three intervals of 95 %: over seeds
     (Student's t, paired), over the test episodes and over the test clips (bootstrap, paired; drawn by `seed`). Clips of
-    one episode are alike: the verdict needs the intervals over seeds and over episodes on one side of zero. Writes
-    the result to the JSON file `out`, if given.
+    one episode are alike: the verdict needs the intervals over seeds and over episodes on one side of zero.
+    `only` lists the seeds, rows, tasks and probes that one folder of a pair has and the other has not. Writes the
+    result to the JSON file `out`, if given.
 
     Raises:
-        ProbeError: fewer than two folders, one without results, results on other clips, or no probe in common.
+        ProbeError: fewer than two folders, one without results, results on other clips, or no seed or probe in common.
     """
     if len(folders) < 2:
         raise ProbeError("give two folders or more; the first is the reference")
-    opened = [_open(Path(folder), row) for folder in folders]
-    reference, test = opened[0]
-    compared = []
-    for folder, (found, other) in zip(folders[1:], opened[1:], strict=True):
-        keys = [key for key in reference if key in found]
-        if other != test:
-            raise ProbeError(
-                f"{folder} was tested on other clips than {folders[0]}; give both the same data and settings"
-            )
+    reference, *others = (open_results(Path(folder), row) for folder in folders)
+    compared, only = [], []
+    for other in others:
+        seeds = common_seeds(other, reference)
+        keys = [key for key in reference.probes if key in other.probes]
         if not keys:
-            raise ProbeError(f"{folder} has no task and probe in common with {folders[0]}")
-        compared += [_paired(str(folder), key, found[key], reference[key], seed) for key in keys]
-    result = {"reference": str(folders[0]), "row": row, "comparisons": compared}
+            raise ProbeError(f"{other.folder} has no task and probe in common with {reference.folder}")
+        compared += [_paired(other, reference, key, seeds, seed) for key in keys]
+        only += [
+            {"folder": a.folder, "against": b.folder, "has": extra}
+            for a, b in ((reference, other), (other, reference))
+            if (extra := more(a, b))
+        ]
+    result = {"reference": reference.folder, "row": row, "comparisons": compared, "only": only}
     if out:
         Path(out).write_text(json.dumps(result, indent=1, allow_nan=False))
     show(result, Console())
@@ -56,7 +54,7 @@ def run(folders: Sequence[str | Path], row: str = "pretrained", seed: int = 0, o
 
 
 def show(result: dict[str, Any], console: Console) -> None:
-    """Print a table for each task."""
+    """Print a table for each task, then what was not compared."""
     console.print(
         f"\nRow {result['row']}, difference to {result['reference']}; 95 % intervals over test episodes [], over "
         "test clips (), over probe seeds {}:"
@@ -70,56 +68,47 @@ def show(result: dict[str, Any], console: Console) -> None:
         for name in ("", "probe", "reference", "here", "difference", "episodes", "clips", "seeds", ""):
             table.add_column(name)
         for c in rows:
-            brackets = (("bootstrap95", "\\[", "]"), ("clips95", "(", ")"), ("t95", "{", "}"))
-            intervals = [f"{left}{_show(c[k][0], '+')}, {_show(c[k][1], '+')}{right}" for k, left, right in brackets]
-            means = (_show(c["reference"]), _show(c["mean"]), _show(c["difference"], "+"))
+            kinds = (("bootstrap95", "[]"), ("clips95", "()"), ("t95", "{}"))
+            intervals = [escape(between(c[key], "+", brackets)) for key, brackets in kinds]
+            means = (shown(c["reference"]), shown(c["mean"]), shown(c["difference"], "+"))
             table.add_row(c["folder"], f"{c['probe']} {c['view']}", *means, *intervals, VERDICTS[c["verdict"]])
         console.print(table)
+    for found in result["only"]:
+        console.print(escape(f"Only in {found['folder']}, not in {found['against']}: {', '.join(found['has'])}"))
 
 
-def _open(folder: Path, row: str) -> tuple[dict[Key, dict[int, Predictions]], str]:
-    """The row's predictions by probe and seed, and what they were tested on."""
-    found, test = predictions.read(folder / predictions.FILE)
-    by_probe: dict[Key, dict[int, Predictions]] = {}
-    for p in (p for p in found if p.maker == row):
-        by_probe.setdefault((p.task, p.kind, p.view), {})[p.seed] = p
-    if not by_probe:
-        rows = ", ".join(dict.fromkeys(p.maker for p in found))
-        raise ProbeError(f"{folder} has no row '{row}'; there are: {rows}")
-    return by_probe, test
-
-
-def _paired(folder: str, key: Key, ours: dict[int, Predictions], reference: dict[int, Predictions], seed: int) -> Any:
+def _paired(here: Results, there: Results, key: Key, seeds: list[int], seed: int) -> Any:
     task, kind, view = key
-    seeds = sorted(ours.keys() & reference.keys())
+    ours, reference = here.probes[key], there.probes[key]
+    seeds = [s for s in seeds if s in ours and s in reference]
     if not seeds or any(not _same_clips(ours[s], reference[s]) for s in seeds):
         raise ProbeError(
-            f"{folder}: {task}, {kind} {view} was asked of other clips than in the reference, or other seeds"
+            f"{here.folder}: {task}, {kind} {view} was asked of other clips than in {there.folder}, or other seeds"
         )
     metric = TASKS[task].metric
     sums = [
         [(_sums(p[s], q[s]), p[s].episodes.numpy()) for s in seeds] for p, q in ((ours, reference), (reference, ours))
     ]
-    here, there = (np.array([float(METRICS[metric](own.sum(0))) for own, _ in side]) for side in sums)
-    mean, *t95 = t_interval(here - there)
+    means = [np.array([float(METRICS[metric](own.sum(0))) for own, _ in side]) for side in sums]
+    mean, *t95 = t_interval(means[0] - means[1])
     episodes95, clips95 = (
         bootstrap_difference(first, second, metric, np.random.default_rng(seed))
         for first, second in ((sums[0], sums[1]), (alone(sums[0]), alone(sums[1])))
     )
     return {
-        "folder": folder,
+        "folder": here.folder,
         "task": task,
         "probe": kind,
         "view": view,
         "metric": metric,
         "seeds": seeds,
-        "reference": _number(there.mean()),
-        "mean": _number(here.mean()),
-        "difference": _number(mean),
-        "t95": [_number(b) for b in t95],
-        "bootstrap95": [_number(b) for b in episodes95],
-        "clips95": [_number(b) for b in clips95],
-        "verdict": _verdict((*t95, *episodes95)),
+        "reference": number(means[1].mean()),
+        "mean": number(means[0].mean()),
+        "difference": number(mean),
+        "t95": numbers(t95),
+        "bootstrap95": numbers(episodes95),
+        "clips95": numbers(clips95),
+        "verdict": verdict(*t95, *episodes95),
     }
 
 
@@ -132,18 +121,3 @@ def _sums(p: Predictions, other: Predictions) -> Array:
     if p.true.ndim > 1:
         return score_sums(p.predicted, p.true)
     return score_sums(p.predicted, p.true, int(max(p.true.max(), p.predicted.max(), other.predicted.max())) + 1)
-
-
-def _verdict(bounds: Sequence[float]) -> str:
-    if all(b > 0 for b in bounds):
-        return "better"
-    return "worse" if all(b < 0 for b in bounds) else "not separated"
-
-
-def _number(value: float) -> float | None:
-    """JSON has no NaN: an undefined number is null."""
-    return round(float(value), 6) if math.isfinite(value) else None
-
-
-def _show(value: float | None, sign: str = "") -> str:
-    return "n/a" if value is None else f"{value:{sign}.3f}"

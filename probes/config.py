@@ -18,11 +18,11 @@ class ProbeConfig:
     `image_encoder` is the name of an image encoder of timm, one more row; its `weights` are a .safetensors file, `hub`
     or `random`. Without `shards_test` a fifth of the train episodes is the test set, or with `folds` each fold in its
     turn, so that every episode is tested once. `labels` is a file of one's own (jepa/probes/labels.py), whose arrays
-    stand beside those of the shards. `fps` 0 takes every frame, `size` 0 is the encoder's own. A probe seed draws the
-    clips, the folds, the heads, the minibatches, the coins of tasks that change clips, and the random encoder. Every
-    row has the same clips and budget.
+    stand beside those of the shards. `fps` 0 takes every frame, `size` 0 is the encoder's own, and `frames` 0, in the
+    suite alone, are those of its training. A probe seed draws the clips, the folds, the heads, the minibatches, the
+    coins of tasks that change clips, and the random encoder. Every row has the same clips and budget.
 
-    Raises ConfigError for folds that cannot be.
+    Raises ConfigError for a value outside its range.
     """
 
     encoder: str = MISSING
@@ -50,6 +50,11 @@ class ProbeConfig:
     regression: Any = plugin("jepa.probes.kinds", "regression")
 
     def __post_init__(self) -> None:
+        least = {"frames": 0, "fps": 0, "size": 0, "seed": 0, "seeds": 1, "workers": 1}
+        least |= {"clips_train": 1, "clips_test": 1, "max_clips": 1}
+        for key, value in least.items():
+            if getattr(self, key) < value:
+                raise ConfigError(f"{key}={getattr(self, key)}: must be {value} or more")
         if self.folds == 1 or self.folds < 0:
             raise ConfigError(f"folds={self.folds}: must be 2 or more, or 0 for a single split")
         if self.folds and self.shards_test:

@@ -1,9 +1,10 @@
 """Frozen features of clips: the rows of a probe table (pre-trained, random init, pixels) and their views."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
+from typing import Protocol
 
 import torch
 import torch.nn.functional as F
@@ -16,15 +17,26 @@ from jepa.models.image_encoder import ImageEncoder, build_image_encoder
 from jepa.probes import image_baseline
 from jepa.probes.clips import unlabelled
 from jepa.probes.store import Rows, Store, open_store
-from jepa.runs import encoder_sha256, load_encoder
+from jepa.runs import encoder_config, encoder_sha256, load_encoder
 
 IMAGE = "image"  # the row that is there where one is asked for
 MAKERS = ("pretrained", IMAGE, "random_init", "pixels")
 THUMBNAIL = 16  # pixels a side of the raw-pixel baseline
 BATCH = 8  # clips a forward pass: few enough for a CPU's cache
-CHUNK = 8 * BATCH  # clips whose tokens are in memory at a time
+CHUNK = 8 * BATCH  # clips whose frames and tokens are in memory at a time
 
 Read = Callable[[Tensor], Tensor]
+
+
+class Frames(Protocol):
+    """Frames (B, T, 3, h, w) uint8 that are read or made when they are indexed; a tensor is one of these."""
+
+    @property
+    def shape(self) -> torch.Size: ...
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, ids: Tensor, /) -> Tensor: ...
 
 
 def make_encoder(maker: str, run: str, seed: int, image: tuple[str, str] = ("", "hub")) -> Encoder | ImageEncoder:
@@ -37,28 +49,29 @@ def make_encoder(maker: str, run: str, seed: int, image: tuple[str, str] = ("", 
         if image == (image_baseline.NAME, "hub"):
             return image_baseline.build_efficientnet()
         return build_image_encoder(*image, seed)
-    encoder = load_encoder(run, "target")
-    if maker == "random_init":
-        encoder = build_encoder(encoder.config, seed)
+    encoder = build_encoder(encoder_config(run), seed) if maker == "random_init" else load_encoder(run, "target")
     return encoder.eval().requires_grad_(False)
 
 
 @torch.no_grad()
 def encode(encoder: Encoder | ImageEncoder, frames: Tensor) -> Tensor:
     """uint8 frames (B, T, 3, h, w) -> float32 tokens (B, K, D), K = t·N, on the CPU; computed on a GPU if any."""
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    encoder = encoder.to(device)
-    return torch.cat([encoder(normalize(x.to(device))).float().cpu() for x in frames.split(BATCH)])
+    encoder = encoder.to(_device())
+    return torch.cat([encoder(normalize(x.to(_device()))).float().cpu() for x in frames.split(BATCH)])
+
+
+def _device() -> str:
+    return "cuda" if torch.cuda.is_available() else "cpu"  # the process's own GPU: see `pool.open_pool`
 
 
 def cached_tokens(
     cache: Path,
     encoder: Encoder | ImageEncoder,
     clips_file: Path,
-    frames: Tensor,
+    frames: Frames,
     part: str = "",
     share: tuple[int, int] = (0, 1),
-    plain: tuple[Tensor, Store] | None = None,
+    plain: tuple[Frames, Store] | None = None,
 ) -> Store:
     """Tokens (B, K, D) of frames (B, T, 3, h, w) on disk, in the folder `cache`; only what is not there is encoded.
 
@@ -74,7 +87,7 @@ def cached_tokens(
 
 
 def fill(
-    store: Store, frames: Tensor, read: Read, share: tuple[int, int] = (0, 1), plain: tuple[Tensor, Store] | None = None
+    store: Store, frames: Frames, read: Read, share: tuple[int, int] = (0, 1), plain: tuple[Frames, Store] | None = None
 ) -> None:
     """Write what `read` makes of frames (B, T, 3, h, w) into the rows that are missing of this process's `share`.
 
@@ -84,17 +97,13 @@ def fill(
     rank, world = share
     todo = torch.arange(len(frames)).tensor_split(world)[rank]
     todo = todo[torch.isin(todo, store.missing())]
-    if plain is not None and plain[0].shape == frames.shape:
-        same = (plain[0][todo] == frames[todo]).flatten(1).all(1)
-        for ids in _chunks(todo[same]):
-            store.write(ids, plain[1].values[ids])
-        todo = todo[~same]
-    for ids in _chunks(todo):
-        store.write(ids, read(frames[ids]))
-
-
-def _chunks(ids: Tensor) -> list[Tensor]:
-    return [chunk for chunk in ids.split(CHUNK) if len(chunk)]  # torch splits nothing into one part
+    for ids in todo.split(CHUNK) if len(todo) else ():
+        own, same = frames[ids], torch.zeros(len(ids), dtype=torch.bool)
+        if plain is not None and plain[0].shape == frames.shape:
+            same = (plain[0][ids] == own).flatten(1).all(1)
+            store.write(ids[same], plain[1].values[ids[same]])
+        if not same.all():
+            store.write(ids[~same], read(own[~same]))
 
 
 def pixel_tokens(frames: Tensor, patch: int, tubelet: int) -> Tensor:
@@ -108,11 +117,32 @@ def pixel_tokens(frames: Tensor, patch: int, tubelet: int) -> Tensor:
     )
 
 
-def principal_axes(tokens: Tensor, count: int) -> Tensor:
-    """The `count` directions (D, count) in which tokens (B, K, D) vary most; all D where there are no more."""
-    flat = tokens.flatten(0, 1)
-    flat = flat - flat.mean(0)
-    return torch.linalg.eigh(flat.T @ flat).eigenvectors.flip(1)[:, :count].contiguous()
+@torch.no_grad()
+def narrowed(frames: Tensor, patch: int, tubelet: int, axes: Tensor) -> Tensor:
+    """Pixel tokens of uint8 frames (B, T, 3, h, w) along axes (D, count): (B, K, count), on the CPU."""
+    axes = axes.to(_device())
+    return torch.cat([(pixel_tokens(x.to(_device()), patch, tubelet) @ axes).cpu() for x in frames.split(BATCH)])
+
+
+def pixel_axes(frames: Frames, rows: Tensor, patch: int, tubelet: int, count: int) -> Tensor:
+    """`principal_axes` of the pixel tokens of some rows of frames (B, T, 3, h, w), a few at a time."""
+    chunks = (pixel_tokens(frames[ids].to(_device()), patch, tubelet) for ids in rows.split(BATCH))
+    return principal_axes(chunks, count)
+
+
+def principal_axes(chunks: Iterable[Tensor], count: int) -> Tensor:
+    """The `count` directions (D, count) in which tokens, chunks (B, K, D), vary most; all D where there are no more.
+
+    The largest number of each is above 0: an eigenvector's sign is arbitrary, and machines differ in it.
+    """
+    number, total, products = 0, torch.zeros(()).double(), torch.zeros(()).double()
+    for chunk in chunks:
+        flat = chunk.flatten(0, 1).double()
+        number, total, products = number + len(flat), total + flat.sum(0).cpu(), products + (flat.T @ flat).cpu()
+    scatter = products - torch.outer(total, total) / number
+    axes = torch.linalg.eigh(scatter).eigenvectors.flip(1)[:, :count]
+    largest = axes.gather(0, axes.abs().argmax(0, keepdim=True))
+    return (axes * largest.sign()).float().contiguous()
 
 
 def thumbnails(frames: Tensor) -> Tensor:
@@ -121,7 +151,7 @@ def thumbnails(frames: Tensor) -> Tensor:
     return small.view(len(frames), -1)
 
 
-def view(name: str, tokens: Tensor | Rows, frames: Tensor, maker: str) -> Tensor | Rows:
+def view(name: str, tokens: Tensor | Rows, frames: Tensor | Rows, maker: str) -> Tensor | Rows:
     """What a probe reads of tokens (B, K, D): `tokens` themselves, `pooled` (B, D) or `flat` (B, ·), float32.
 
     Tokens that lie on disk stay there. Flattened pixel tokens would be the whole clip; thumbnails of `frames`, the
@@ -130,6 +160,6 @@ def view(name: str, tokens: Tensor | Rows, frames: Tensor, maker: str) -> Tensor
     if name == "tokens":
         return tokens
     if name == "flat" and maker == "pixels":
-        return thumbnails(frames)
+        return torch.cat([thumbnails(chunk) for chunk in frames.split(CHUNK)])
     chunks = (chunk.float() for chunk in tokens.split(CHUNK))
     return torch.cat([chunk.mean(1) if name == "pooled" else chunk.flatten(1) for chunk in chunks])

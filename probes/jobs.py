@@ -70,12 +70,10 @@ class Side:
         store = reopen(job.tokens[self.name])
         if not store.complete:
             raise ProbeError(f"{store.folder}: features are missing; run the same command again")
-        frames = torch.empty(0)
-        if job.maker == "pixels" and view == "flat":
-            clips = load_clips(job.clips[self.name])
-            frames = shown(job.task if TASKS[job.task].make else DRAWN, clips)[self.rows]
+        clips: Any = shown(job.task if TASKS[job.task].make else DRAWN, load_clips(job.clips[self.name]))
+        tokens, frames = (Rows(values, self.rows) for values in (store.values, clips))
         # a tensor or rows of one on the disk: both are read by indexing
-        values: Any = features.view(view, Rows(store.values, self.rows), frames, job.maker)
+        values: Any = features.view(view, tokens, frames, job.maker)
         return Features(values, self.episodes)
 
 

@@ -1,8 +1,8 @@
 """Labels of one's own for episodes that are packed already: a safetensors file with a class or value for each frame.
 
 A tensor is named `ARRAY/KEY`: the name that a task reads it by (such as `phase`), and the key of the episode in the
-shards. It is (T) int64 classes, below 0 where a frame has none, or (T, …) values, T being the episode's frames. The
-header may name the classes: under `classes`, a JSON list.
+shards. It is (T) whole numbers, the classes, below 0 where a frame has none, or (T, O) floating values, NaN where a
+frame has none, T being the episode's frames. The header may name the classes: under `classes`, a JSON list.
 """
 
 import hashlib
@@ -18,12 +18,17 @@ from torch import Tensor
 from jepa.data.index import Manifest
 from jepa.probes.kinds.base import ProbeError
 
+CLASSES, VALUES = ("skill", "phase"), ("states", "object_pos")
+"""Arrays that the tasks read, by what they hold; any other may hold either."""
+
+WHOLE = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
+
 
 @dataclass(frozen=True)
 class Labels:
     """Per-frame `arrays`, by name and by the key of the episode; the names of the `classes` where they are given."""
 
-    arrays: dict[str, dict[str, Tensor]]  # (T, ...)
+    arrays: dict[str, dict[str, Tensor]]  # (T) int64 or (T, O) float32
     classes: tuple[str, ...]
     sha256: str  # of the file
 
@@ -39,8 +44,9 @@ def read_labels(path: str, manifests: Sequence[Manifest]) -> Labels:
     """The labels of a file, for all episodes of the packed folders; labels of other episodes are passed over.
 
     Raises:
-        ProbeError: no such file, a tensor of another name, an episode without labels or with the wrong number, or a
-            key that is in two folders, so that one cannot tell which is meant.
+        ProbeError: no such file, a tensor of another name, rank or type, an episode without labels or with the wrong
+            number, a header that names no classes, or a key that is in two folders, so that one cannot tell which is
+            meant.
     """
     try:
         with safe_open(path, "pt") as file:
@@ -51,19 +57,45 @@ def read_labels(path: str, manifests: Sequence[Manifest]) -> Labels:
     arrays: dict[str, dict[str, Tensor]] = {}
     for full, values in found.items():
         name, slash, key = full.partition("/")
-        if not slash or not name or values.ndim < 1:
-            raise ProbeError(f"labels={path}: tensor '{full}' is not called ARRAY/KEY and a value for each frame")
-        arrays.setdefault(name, {})[key] = values
+        if not slash or not name:
+            raise ProbeError(f"labels={path}: tensor '{full}' is not called ARRAY/KEY")
+        arrays.setdefault(name, {})[key] = _typed(path, full, values)
     if not arrays:
         raise ProbeError(f"labels={path}: there is nothing in it")
     _check(path, arrays, manifests)
-    return Labels(
-        arrays, tuple(json.loads(header.get("classes", "[]"))), hashlib.sha256(Path(path).read_bytes()).hexdigest()
-    )
+    return Labels(arrays, _class_names(path, header), hashlib.sha256(Path(path).read_bytes()).hexdigest())
+
+
+def _typed(path: str, full: str, values: Tensor) -> Tensor:
+    """Classes as int64 or values as float32, as the name of the array asks."""
+    name = full.partition("/")[0]
+    if name not in VALUES and values.dtype in WHOLE and values.ndim == 1:
+        return values.long()
+    if name not in CLASSES and values.is_floating_point() and values.ndim == 2:
+        return values.float()
+    classes, numbers = "(T) whole numbers, a class for each frame", "(T, O) floating values"
+    wanted = classes if name in CLASSES else numbers if name in VALUES else f"{classes}, or {numbers}"
+    found = f"{tuple(values.shape)} {str(values.dtype).removeprefix('torch.')}"
+    raise ProbeError(f"labels={path}: '{full}' is {found}; it must be {wanted}")
+
+
+def _kind(values: Tensor) -> tuple[torch.dtype, torch.Size]:
+    return values.dtype, values.shape[1:]
+
+
+def _class_names(path: str, header: dict[str, str]) -> tuple[str, ...]:
+    try:
+        names = json.loads(header.get("classes", "[]"))
+    except ValueError:
+        names = None
+    if not isinstance(names, list) or any(not isinstance(name, str) for name in names):
+        raise ProbeError(f"labels={path}: `classes` in its header is not a JSON list of names")
+    return tuple(names)
 
 
 def _check(path: str, arrays: dict[str, dict[str, Tensor]], manifests: Sequence[Manifest]) -> None:
     seen: set[str] = set()
+    first = manifests[0][0].key
     for manifest in manifests:
         keys = [entry.key for entry in manifest]
         if both := seen.intersection(keys):
@@ -76,6 +108,8 @@ def _check(path: str, arrays: dict[str, dict[str, Tensor]], manifests: Sequence[
                 more = f" (and {len(lacking) - 1} more)" if len(lacking) > 1 else ""
                 raise ProbeError(f"labels={path}: '{name}/{lacking[0]}'{more} is missing, a key of {manifest.location}")
             for entry in manifest:
+                if _kind(own[entry.key]) != _kind(own[first]):
+                    raise ProbeError(f"labels={path}: '{name}/{entry.key}' is of another kind than '{name}/{first}'")
                 if len(own[entry.key]) != entry.frames:
                     raise ProbeError(
                         f"labels={path}: '{name}/{entry.key}' has {len(own[entry.key])} values, the episode "

@@ -84,7 +84,10 @@ def alone(row: Sums) -> Sums:
 
 
 def bootstrap(row: Sums, metric: str, generator: np.random.Generator, draws: int = 2000) -> tuple[float, float]:
-    """95 % interval of mean-over-seeds metric(row) under resampling of the groups; NaN where it is never defined."""
+    """95 % interval of mean-over-seeds metric(row) under resampling of the groups.
+
+    NaN where the metric is never defined, and of fewer than two groups, which say nothing of what others would score.
+    """
     return _interval(_resampled([row], metric, generator, draws)[0])
 
 
@@ -94,15 +97,18 @@ def bootstrap_difference(
     """95 % interval of mean-over-seeds metric(ours) − metric(control) under resampling of the groups.
 
     Paired: one draw of groups (episodes, say) serves both rows and every seed, so what is common to one cancels.
+    NaN as for `bootstrap`.
     """
     first, second = _resampled([ours, control], metric, generator, draws)
     return _interval(first - second)
 
 
 def _resampled(rows: list[Sums], metric: str, generator: np.random.Generator, draws: int) -> list[Array]:
-    """Mean-over-seeds metric (draws) of each row; a draw is how often each group is taken."""
+    """Mean-over-seeds metric (draws) of each row; a draw is how often each group is taken. NaN of a single group."""
     groups = np.unique(np.concatenate([own for row in rows for _, own in row]))
     count = len(groups)
+    if count < 2:  # every draw would be the same, and the interval of no width
+        return [np.full(draws, np.nan) for _ in rows]
     grouped = [[by_episode(sums, own, groups) for sums, own in row] for row in rows]
     found: list[list[Array]] = [[] for _ in rows]
     at_once = max(1, AT_ONCE // count)

@@ -5,6 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from jepa import report_html as html
+from jepa.probes.figures import between, shown
+from jepa.probes.notes import notes
 
 NAMES = {"pretrained": "pre-trained", "random_init": "random init", "pixels": "pixels", "image": "image encoder"}
 INTRODUCTION = (
@@ -34,6 +36,8 @@ def write_page(result: dict[str, Any], pictures: Mapping[str, Sequence[Path]], o
     absent = "".join(html.absent(f"{task}: {reason}") for task, reason in result["not_run"].items())
     if absent:
         sections["Not run"] = absent
+    if told := notes(result):
+        sections["Notes"] = "".join(html.paragraph(note) for note in told)
     sections["Settings"] = html.paragraph(INTRODUCTION.format(seeds=config["seeds"])) + html.folded("config", config)
     n = result["episodes"]
     how = (
@@ -51,10 +55,10 @@ def _rows(rows: list[dict[str, Any]]) -> str:
     heads = any(r["best_on_test"] for r in rows)
     table = []
     for r in sorted(rows, key=lambda r: (r["probe"] == "chance", r["probe"], r["view"])):
-        cells = [f"{r['probe']} {r['view']}".strip(), NAMES.get(r["row"], ""), number(r["mean"])]
+        cells = [f"{r['probe']} {r['view']}".strip(), NAMES.get(r["row"], ""), shown(r["mean"])]
         cells += [between(r[key]) for key in ("t95", "bootstrap95", "clips95")]
         best = r["best_on_test"]
-        table.append([*cells, *([number(best["mean"]) if best else ""] if heads else []), str(sum(r["test_clips"]))])
+        table.append([*cells, *([shown(best["mean"]) if best else ""] if heads else []), str(sum(r["test_clips"]))])
     metric = {"r2": "R²"}.get(rows[0]["metric"], rows[0]["metric"].replace("_", " "))
     columns = ["probe", "row", metric, "over seeds", "over episodes", "over clips"]
     columns += [*(["best on test"] if heads else []), "test clips"]
@@ -63,7 +67,7 @@ def _rows(rows: list[dict[str, Any]]) -> str:
 
 def _differences(compared: list[dict[str, Any]]) -> str:
     table = [
-        [f"{c['probe']} {c['view']}", number(c["difference"], "+")]
+        [f"{c['probe']} {c['view']}", shown(c["difference"], "+")]
         + [between(c[key], "+") for key in ("t95", "bootstrap95", "clips95")]
         + [c["verdict"]]
         for c in compared
@@ -85,15 +89,4 @@ def _per_class(rows: list[dict[str, Any]]) -> str:
 
 
 def _recall(line: dict[str, Any] | None) -> str:
-    return f"{number(line['recall'])} / {number(line['precision'])}" if line else ""
-
-
-def number(value: float | None, sign: str = "") -> str:
-    """Three decimals; one where it is large."""
-    return "n/a" if value is None else f"{value:{sign}.{3 if abs(value) < 10 else 1}f}".replace("-", "−")
-
-
-def between(bounds: Sequence[float | None], sign: str = "") -> str:
-    """An interval in brackets."""
-    low, high = bounds
-    return "" if low is None or high is None else f"[{number(low, sign)}, {number(high, sign)}]"
+    return f"{shown(line['recall'])} / {shown(line['precision'])}" if line else ""

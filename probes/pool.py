@@ -3,11 +3,14 @@
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import contextmanager
+from functools import partial
 from multiprocessing import get_context
+from pathlib import Path
 from typing import TypeVar
 
 import torch
 from accelerate import Accelerator
+from threadpoolctl import threadpool_limits  # comes with scikit-learn
 
 from jepa.config import ConfigError
 from jepa.engines.base import agree
@@ -17,15 +20,23 @@ R = TypeVar("R")
 
 
 @contextmanager
-def open_pool(workers: int) -> Iterator[ProcessPoolExecutor | None]:
-    """Spawned processes of one thread each; None for one worker, which is this process.
+def open_pool(workers: int, device: torch.device) -> Iterator[ProcessPoolExecutor | None]:
+    """Spawned processes of one thread each, with this process's `device`; None for one worker, which is this process.
 
-    Where it is left by an error, jobs that have not begun are dropped.
+    That one has one thread as well while the pool is open: figures do not depend on `workers`. Where the pool is left
+    by an error, jobs that have not begun are dropped.
     """
     if workers <= 1:
-        yield None
+        threads = torch.get_num_threads()
+        torch.set_num_threads(1)
+        try:
+            with threadpool_limits(1):
+                yield None
+        finally:
+            torch.set_num_threads(threads)
         return
-    with ProcessPoolExecutor(workers, get_context("spawn"), initializer=_one_thread) as pool:
+    start = partial(_settle, device.index)
+    with ProcessPoolExecutor(workers, get_context("spawn"), initializer=start) as pool:
         try:
             yield pool
         finally:
@@ -41,8 +52,11 @@ def run_jobs(work: Callable[[J], R], jobs: Sequence[J], pool: ProcessPoolExecuto
     yield from ((numbers[future], future.result()) for future in as_completed(numbers))
 
 
-def together(accelerator: Accelerator, do: Callable[[], R]) -> R:
+def together(accelerator: Accelerator, failed: Path, do: Callable[[], R]) -> R:
     """`do()` in every process of the launch, which wait for each other; where one fails, all of them end.
+
+    While one has failed, the file `failed` is there: `do` may look for it, so as not to go on in vain. All processes
+    must see it.
 
     Raises:
         ConfigError: in those that have not failed themselves.
@@ -51,13 +65,21 @@ def together(accelerator: Accelerator, do: Callable[[], R]) -> R:
         result, failure = [do()], None
     except Exception as error:
         result, failure = [], error
+        failed.touch()
     if agree([float(failure is not None)], accelerator.device)[0]:
-        raise failure or ConfigError("another process cannot go on; it says why")
+        failed.unlink(missing_ok=True)
+        raise failure or elsewhere()
     return result[0]
 
 
-def _one_thread() -> None:
-    from threadpoolctl import threadpool_limits  # comes with scikit-learn
+def elsewhere() -> ConfigError:
+    """What a process says that ends because another has failed."""
+    return ConfigError("another process cannot go on; it says why")
 
+
+def _settle(gpu: int | None) -> None:
+    """In a worker, before its first job: one thread, and the GPU of the process that it works for."""
     torch.set_num_threads(1)
     threadpool_limits(1)
+    if gpu is not None:
+        torch.cuda.set_device(gpu)

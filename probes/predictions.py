@@ -8,12 +8,12 @@ Each probe's tensors are named `TASK/PROBE/VIEW/ROW/SEED/FIELD` (VIEW is empty f
 - `best`: of probes that chose among several heads, what the head predicted that is best on these very clips.
 
 The header of the file holds, under the same names without FIELD, JSON with `train_clips` and `chosen`, a list with an
-entry for each fit (of each fold), and under `test`, a digest of the data, the labels and the clips: two files can be
-compared clip by clip where it is the same.
+entry for each fit (of each fold), and under `test`, for each seed, a digest of the data, the labels and the clips: the
+seeds of two files can be compared clip by clip where it is the same.
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -54,9 +54,13 @@ class Predictions:
 TENSORS = tuple(f.name for f in fields(Predictions) if "Tensor" in str(f.type))
 
 
-def write(path: Path, measured: Sequence[Predictions], test: str) -> None:
-    """Write them to one file, which appears whole or not at all; `test` names the clips that were tested on."""
-    tensors, header = {}, {"test": test}
+def write(path: Path, measured: Sequence[Predictions], test: str | Mapping[int, str]) -> None:
+    """Write them to one file, which appears whole or not at all.
+
+    `test` names the clips that were tested on, by seed; a string is those of every seed.
+    """
+    by_seed = test if isinstance(test, Mapping) else {m.seed: test for m in measured}
+    tensors, header = {}, {"test": json.dumps(dict(by_seed))}
     for m in measured:
         tensors |= {
             f"{m.key}/{name}": v.clone().contiguous() for name in TENSORS if (v := getattr(m, name)) is not None
@@ -68,20 +72,27 @@ def write(path: Path, measured: Sequence[Predictions], test: str) -> None:
     partial.replace(path)
 
 
-def read(path: Path) -> tuple[list[Predictions], str]:
-    """The predictions of a file, as they were written, and what they were tested on.
+def read(path: Path) -> tuple[list[Predictions], dict[int, str]]:
+    """The predictions of a file, as they were written, and by seed what they were tested on.
 
     Raises:
         ProbeError: there is no such file, or it is damaged or of another layout.
     """
+    if not path.is_file():
+        raise ProbeError(f"{path}: there is no such file; it is what `jepa probe PRESET` writes into its out=…")
     try:
         with safe_open(path, "pt") as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-            header = dict(file.metadata())
-        test = header.pop("test")
+            header = dict(file.metadata() or {})
+    except (OSError, SafetensorError) as error:
+        raise ProbeError(f"{path}: damaged ({error}); remove it and run `jepa probe` again") from error
+    if "test" not in header:
+        raise ProbeError(f"{path}: not what `jepa probe PRESET` writes, but predictions of something else")
+    try:
+        test = {int(seed): digest for seed, digest in json.loads(header.pop("test")).items()}
         return [_of(key, json.loads(said), tensors) for key, said in header.items()], test
-    except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
-        raise ProbeError(f"{path}: not what `jepa probe` writes ({error}); remove it and run that again") from error
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise ProbeError(f"{path}: of another version; remove it and run `jepa probe` again") from error
 
 
 def _of(key: str, said: dict[str, Any], tensors: dict[str, Tensor]) -> Predictions:

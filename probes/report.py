@@ -1,14 +1,15 @@
 """What the probes found, with intervals: the plain dict that is written as JSON, and a table for the terminal."""
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from jepa.probes.features import IMAGE, MAKERS
+from jepa.probes.figures import VERDICTS, between, number, numbers, shown, verdict
 from jepa.probes.jobs import CHANCE
 from jepa.probes.kinds.base import score_sums
 from jepa.probes.metrics import (
@@ -21,11 +22,11 @@ from jepa.probes.metrics import (
     bootstrap_difference,
     t_interval,
 )
+from jepa.probes.notes import notes
 from jepa.probes.predictions import Predictions
 from jepa.probes.tasks import TASKS
 
 OURS, CONTROL = "pretrained", "random_init"
-VERDICTS = {"better": "[green]better", "worse": "[red]worse", "not separated": "–"}
 
 
 def summarise(
@@ -68,15 +69,15 @@ def _row(seeds: list[Predictions], seed: int, names: Sequence[str]) -> dict[str,
         "view": first.view,
         "row": first.maker,
         "metric": metric,
-        "values": _numbers(values),
-        "mean": _number(mean),
-        "t95": _numbers(t95),
-        "bootstrap95": _numbers(bootstrap(sums, metric, np.random.default_rng(seed))),
-        "clips95": _numbers(bootstrap(alone(sums), metric, np.random.default_rng(seed))),
+        "values": numbers(values),
+        "mean": number(mean),
+        "t95": numbers(t95),
+        "bootstrap95": numbers(bootstrap(sums, metric, np.random.default_rng(seed))),
+        "clips95": numbers(bootstrap(alone(sums), metric, np.random.default_rng(seed))),
         "best_on_test": _best_on_test(seeds, metric),
-        "other": {name: _numbers(_scores(sums, name)) for name in others},
+        "other": {name: numbers(_scores(sums, name)) for name in others},
         "classes": _classes(seeds, names) if first.true.ndim == 1 and first.maker != CHANCE else None,
-        "chosen": [[{k: _number(v) for k, v in fit.items()} for fit in m.chosen] for m in seeds],
+        "chosen": [[{k: number(v) for k, v in fit.items()} for fit in m.chosen] for m in seeds],
         "train_clips": [m.train_clips for m in seeds],
         "test_clips": [len(m.true) for m in seeds],
         "test_episodes": len(np.unique(np.concatenate([m.episodes for m in seeds]))),
@@ -96,7 +97,7 @@ def _best_on_test(seeds: list[Predictions], metric: str) -> dict[str, Any] | Non
     if not heads:
         return None
     values = [float(METRICS[metric](score_sums(best, true).sum(0))) for best, true in heads]
-    return {"values": _numbers(values), "mean": _number(float(np.mean(values)))}
+    return {"values": numbers(values), "mean": number(float(np.mean(values)))}
 
 
 def _classes(seeds: list[Predictions], names: Sequence[str]) -> dict[str, Any]:
@@ -108,7 +109,7 @@ def _classes(seeds: list[Predictions], names: Sequence[str]) -> dict[str, Any]:
     table = []
     for c in range(count):
         right, of_class, guesses = (float(n) for n in (matrix[c, c], matrix[c].sum(), matrix[:, c].sum()))
-        recall, precision = (_number(right / n) if n else None for n in (of_class, guesses))
+        recall, precision = (number(right / n) if n else None for n in (of_class, guesses))
         name = names[c] if c < len(names) else str(c)
         table.append({"class": name, "clips": int(of_class), "recall": recall, "precision": precision})
     return {"confusion": matrix.tolist(), "table": table}
@@ -122,36 +123,21 @@ def _compare(ours: list[Predictions], control: list[Predictions], seed: int) -> 
     mean, *t95 = t_interval(difference)
     by_episode = bootstrap_difference(first, second, metric, np.random.default_rng(seed))
     by_clip = bootstrap_difference(alone(first), alone(second), metric, np.random.default_rng(seed))
-    bounds = (*t95, *by_episode)
-    verdict = "not separated"
-    if all(b > 0 for b in bounds):
-        verdict = "better"
-    elif all(b < 0 for b in bounds):
-        verdict = "worse"
     return {
         "task": ours[0].task,
         "probe": ours[0].kind,
         "view": ours[0].view,
         "metric": metric,
-        "difference": _number(mean),
-        "t95": _numbers(t95),
-        "bootstrap95": _numbers(by_episode),
-        "clips95": _numbers(by_clip),
-        "verdict": verdict,
+        "difference": number(mean),
+        "t95": numbers(t95),
+        "bootstrap95": numbers(by_episode),
+        "clips95": numbers(by_clip),
+        "verdict": verdict(*t95, *by_episode),
     }
 
 
-def _number(value: float) -> float | None:
-    """JSON has no NaN: an undefined number is null."""
-    return round(float(value), 6) if math.isfinite(value) else None
-
-
-def _numbers(values: Sequence[float]) -> list[float | None]:
-    return [_number(v) for v in values]
-
-
 def show(result: dict[str, Any], console: Console) -> None:
-    """Print the table, what was not run and why, and how often pre-training won."""
+    """Print the table, what was not run and why, what else to know, and how often pre-training won."""
     console.print(
         "\nFrozen features, episodes the probes were not trained on, mean over seeds; flat pixels are 16×16 thumbnails:"
     )
@@ -159,7 +145,7 @@ def show(result: dict[str, Any], console: Console) -> None:
     for task in dict.fromkeys(c["task"] for c in result["comparisons"]):
         chance = rows[task, CHANCE, "", CHANCE]
         metric = chance["metric"].replace("_", " ")
-        title = f"[bold]{chance['title']}[/] ({metric}; chance {_show(chance['mean'])})"
+        title = f"[bold]{chance['title']}[/] ({metric}; chance {shown(chance['mean'])})"
         table = Table(title=title, title_justify="left", title_style="", box=None, padding=(0, 1, 0, 0))
         seen = {row for *_, row in rows}
         widths = {"pixels": 7, CONTROL: 12, IMAGE: 7, OURS: 11}
@@ -170,9 +156,8 @@ def show(result: dict[str, Any], console: Console) -> None:
         table.add_column("pretrained − random", width=24)
         table.add_column("", width=7)
         for c in comparisons:
-            cells = [_show(rows[task, c["probe"], c["view"], m]["mean"]) for m in makers]
-            low, high = c["bootstrap95"]
-            change = f"{_show(c['difference'], '+')} \\[{_show(low, '+')}, {_show(high, '+')}]"
+            cells = [shown(rows[task, c["probe"], c["view"], m]["mean"]) for m in makers]
+            change = f"{shown(c['difference'], '+')} {escape(between(c['bootstrap95'], '+'))}"
             table.add_row(
                 f"{c['probe'].removesuffix('_regression')} {c['view']}", *cells, change, VERDICTS[c["verdict"]]
             )
@@ -180,17 +165,15 @@ def show(result: dict[str, Any], console: Console) -> None:
         for c in comparisons:
             if best := rows[task, c["probe"], c["view"], OURS]["best_on_test"]:
                 console.print(
-                    f"[dim]{c['probe']} probe of {OURS}, its best head on test: {_show(best['mean'])}; too good, as "
+                    f"[dim]{c['probe']} probe of {OURS}, its best head on test: {shown(best['mean'])}; too good, as "
                     "it is chosen by the test clips"
                 )
     for task, reason in result["not_run"].items():
         console.print(f"{task}: {reason}")
+    for note in notes(result):
+        console.print(escape(note))
     won = sum(c["verdict"] == "better" for c in result["comparisons"])
     console.print(
         f"Beyond both 95 % intervals (over seeds; over test episodes, in brackets) pretrained beats random init on "
         f"{won} of {len(result['comparisons'])} probes. {result['seconds']} s"
     )
-
-
-def _show(value: float | None, sign: str = "") -> str:
-    return "n/a" if value is None else f"{value:{sign}.3f}"

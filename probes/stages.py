@@ -2,42 +2,105 @@
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
+import torch
 from accelerate import Accelerator
 from rich.progress import Progress
 
+from jepa.config import ConfigError
+from jepa.models.encoder import EncoderConfig
 from jepa.probes.clips import ClipSpec, Episodes, folds, make_clips
 from jepa.probes.config import KINDS, ProbeConfig
-from jepa.probes.encoding import DRAWN, Encoding, Tokens, encode
+from jepa.probes.encoding import DRAWN, Encoding, Tokens, encode, find_axes
 from jepa.probes.features import IMAGE, MAKERS
 from jepa.probes.jobs import CHANCE, SIDES, Job
-from jepa.probes.pool import run_jobs, together
+from jepa.probes.kinds.base import ProbeError
+from jepa.probes.pinned import Pinned
+from jepa.probes.pool import elsewhere, run_jobs, together
 from jepa.probes.tasks import TASKS
-from jepa.runs import encoder_config
 from jepa.training import first_alone
+
+J = TypeVar("J")
+R = TypeVar("R")
 
 Divisions = list[dict[int, tuple[int, ...] | None]]
 """For each fold, by seed, the episodes that are held out; None where the sides are apart as they are."""
 
 
+@dataclass(frozen=True)
+class Crew:
+    """The processes of a launch, the workers of this one, and where it shows what is done."""
+
+    accelerator: Accelerator
+    pool: ProcessPoolExecutor | None
+    bar: Progress
+    failed: Path  # a file that is there while a process has failed
+
+    @property
+    def share(self) -> tuple[int, int]:
+        """Which of how many processes this is."""
+        return self.accelerator.process_index, self.accelerator.num_processes
+
+    def each(self, name: str, do: Callable[[J], R], jobs: Sequence[J]) -> list[R]:
+        """What `do` gives for each of this process's jobs, in their order; `name` says on the bar what is done.
+
+        Every process calls it. Where one fails the others end after the jobs that they are at.
+        """
+        line = self.bar.add_task(name, total=len(jobs), figures="")
+
+        def run() -> dict[int, R]:
+            found = {}
+            for number, result in run_jobs(do, jobs, self.pool):
+                found[number] = result
+                self.bar.advance(line)
+                if self.failed.exists():
+                    raise elsewhere()
+            return found
+
+        found = together(self.accelerator, self.failed, run)
+        return [found[number] for number in range(len(jobs))]
+
+
+def clip_spec(config: ProbeConfig, shape: EncoderConfig, side: str) -> ClipSpec:
+    """The clips of a side that an encoder of that shape is to see."""
+    per_episode = {"train": config.clips_train, "test": config.clips_test}[side]
+    return ClipSpec(config.frames, config.fps, config.size or shape.size, per_episode, config.max_clips)
+
+
+def check_grid(config: ProbeConfig, shape: EncoderConfig, tasks: list[str]) -> None:
+    """See that the encoder can cut the clips of every task into its tubelets. Raises ConfigError."""
+    size = config.size or shape.size
+    clip = torch.zeros(1, config.frames, 3, size, size, dtype=torch.uint8)
+    makes = {name: make for name in tasks if (make := TASKS[name].make)}
+    for name, make in ({"": None} | makes).items():
+        try:
+            frames = make(clip, torch.zeros(1, dtype=torch.float64))[0] if make else clip
+            if frames.shape[1] % shape.tubelet:  # one frame too, of which an encoder makes an image
+                raise ProbeError(f"{frames.shape[1]} frames cannot be cut into tubelets of {shape.tubelet}")
+            shape.grid(frames.shape[1], *frames.shape[-2:])
+        except ValueError as error:
+            of = f" (task '{name}')" if name else ""
+            raise ConfigError(f"frames={config.frames} size={size}{of}: {error}") from error
+
+
 def decode(
-    config: ProbeConfig, split: dict[str, Episodes], bar: Progress, accelerator: Accelerator
+    config: ProbeConfig, shape: EncoderConfig, split: dict[str, Episodes], crew: Crew
 ) -> dict[str, dict[int, Path]]:
     """Files of clips by side and seed, decoded by the first process."""
-    size = config.size or encoder_config(config.encoder).size
     found: dict[str, dict[int, Path]] = {}
-    for side, per_episode in zip(SIDES, (config.clips_train, config.clips_test), strict=True):
-        spec = ClipSpec(config.frames, config.fps, size, per_episode, config.max_clips)
-        line = bar.add_task(f"decode {side} clips", total=len(split[side].ids), figures="")
+    for side in SIDES:
+        spec = clip_spec(config, shape, side)
+        line = crew.bar.add_task(f"decode {side} clips", total=len(split[side].ids), figures="")
 
         def show(done: int, line: Any = line) -> None:
-            bar.update(line, completed=done)
+            crew.bar.update(line, completed=done)
 
         make = partial(make_clips, Path(config.out) / "cache", split[side], spec, config.probe_seeds(), show)
-        first_alone(accelerator, make)
+        first_alone(crew.accelerator, make)
         found[side] = make()
     return found
 
@@ -52,19 +115,15 @@ def divisions(config: ProbeConfig, train: Episodes) -> Divisions:
 
 def encode_all(
     config: ProbeConfig,
+    encoder: Pinned,
     clips: dict[str, dict[int, Path]],
     tasks: list[str],
     divided: Divisions,
-    accelerator: Accelerator,
-    run: Callable[[str, Callable[[Encoding], Tokens], list[Encoding]], list[Tokens]],
+    crew: Crew,
 ) -> dict[tuple[str, int, int], Tokens]:
-    """Where the tokens of (row, seed, fold) lie, encoded by `run`: `each` of a bar and a pool.
-
-    Raw pixels, which are narrowed by what varies in the train clips, differ by fold.
-    """
+    """Where the tokens of (row, seed, fold) lie. Raw pixels, narrowed by what varies in train clips, differ by fold."""
     image, cache = (config.image_encoder, config.weights), Path(config.out) / "cache"
     makes = tuple(name for name in tasks if TASKS[name].make)
-    share = (accelerator.process_index, accelerator.num_processes)
     keys = [
         (maker, seed, fold)
         for maker in reversed(MAKERS)  # the slow ones first
@@ -74,12 +133,14 @@ def encode_all(
     ]
     encodings = [
         Encoding(
-            *(maker, seed, config.encoder, image, {side: clips[side][seed] for side in SIDES}),
-            *(divided[fold][seed] or (), makes, cache, share),
+            *(maker, seed, encoder.path, encoder.shape, image, {side: clips[side][seed] for side in SIDES}),
+            *(divided[fold][seed] or (), makes, cache, crew.share),
         )
         for maker, seed, fold in keys
     ]
-    where = together(accelerator, lambda: run("encode", encode, encodings))
+    rank, world = crew.share
+    crew.each("axes of pixels", find_axes, [job for job in encodings if job.maker == "pixels"][rank::world])
+    where = crew.each("encode", encode, encodings)
     found = dict(zip(keys, where, strict=True))
     return {(m, s, fold): found.get((m, s, fold), found[m, s, 0]) for m, s, _ in keys for fold in range(len(divided))}
 
@@ -107,15 +168,3 @@ def make_jobs(
         for maker, seed, fold in keys
         for task in tasks
     ]
-
-
-def each(
-    bar: Progress, pool: ProcessPoolExecutor | None, name: str, do: Callable[[Any], Any], jobs: Sequence[Any]
-) -> list[Any]:
-    """What `do` gives for each of the jobs, in their order; `name` says on the bar what is done."""
-    line = bar.add_task(name, total=len(jobs), figures="")
-    found = {}
-    for number, result in run_jobs(do, jobs, pool):
-        found[number] = result
-        bar.advance(line)
-    return [found[number] for number in range(len(jobs))]

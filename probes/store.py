@@ -1,4 +1,4 @@
-"""Features on disk: a memory-mapped tensor that processes fill row by row, and that outlives whoever is killed.
+"""Features or frames on disk: a memory-mapped tensor that is filled row by row and outlives whoever is killed.
 
 A store is a folder named by what its rows are made from. `values.bin` holds the rows, one after the other;
 `done.bin` a byte for each, which is set only when the row has reached the disk; `store.json` says what they are.
@@ -85,7 +85,7 @@ class Store:
 class Rows:
     """Some rows of a tensor that may lie on disk, read when they are indexed: stands where a tensor would hold them."""
 
-    values: Tensor
+    values: Tensor  # or what stands for one
     ids: Tensor  # (B) int64, the rows of `values` that these are
 
     @property
@@ -115,9 +115,13 @@ def open_store(
     Raises:
         ProbeError: the disk has no room for it.
     """
-    facts = {"key": dict(key), "rows": rows, "shape": list(shape), "dtype": str(dtype).removeprefix("torch.")}
-    store = Store(Path(folder) / digest(facts), rows, tuple(shape), dtype)
-    store.folder.mkdir(parents=True, exist_ok=True)
+    return open_at(Path(folder) / digest(_facts(key, rows, shape, dtype)), key, rows, shape, dtype)
+
+
+def open_at(folder: Path, key: Mapping[str, Any], rows: int, shape: Sequence[int], dtype: torch.dtype) -> Store:
+    """As `open_store`, in this very folder, whose name must stand for all that decides the values."""
+    store, facts = Store(folder, rows, tuple(shape), dtype), _facts(key, rows, shape, dtype)
+    folder.mkdir(parents=True, exist_ok=True)
     _allocate(store)
     if not (store.folder / _FACTS).is_file():
         write_json(store.folder / _FACTS, facts)
@@ -125,9 +129,13 @@ def open_store(
 
 
 def reopen(folder: Path) -> Store:
-    """The store that `open_store` made in this very folder."""
+    """The store that was made in this very folder."""
     facts = json.loads((folder / _FACTS).read_text())
     return Store(folder, facts["rows"], tuple(facts["shape"]), getattr(torch, facts["dtype"]))
+
+
+def _facts(key: Mapping[str, Any], rows: int, shape: Sequence[int], dtype: torch.dtype) -> dict[str, Any]:
+    return {"key": dict(key), "rows": rows, "shape": list(shape), "dtype": str(dtype).removeprefix("torch.")}
 
 
 def _allocate(store: Store) -> None:
@@ -140,8 +148,8 @@ def _allocate(store: Store) -> None:
     if needed > free:
         gb = 1e9
         raise ProbeError(
-            f"{store.folder.parent}: features need {needed / gb:.1f} GB, the disk has {free / gb:.1f} GB; "
-            "make room, or choose out=… on another disk"
+            f"{store.folder.parent}: {needed / gb:.1f} GB are needed, the disk has {free / gb:.1f} GB; make room, or "
+            "choose out=… on another disk"
         )
     left = sizes[_VALUES] // store._row_bytes()  # rows that are whole
     with (store.folder / _VALUES).open("ab") as kept, (store.folder / _DONE).open("ab"):

@@ -22,7 +22,7 @@ Make = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 
 @dataclass(frozen=True)
 class Task:
-    """`target` gives values (B) int64 or (B, O), and a mask (B) of the clips that have one.
+    """`target` gives classes (B) int64 or values (B, O), and a mask (B) of the clips that have one.
 
     `needs` names the per-frame array it reads (none: any video will do). Where the question is made, `make` turns
     frames (B, T, 3, h, w) uint8 and coins (B) in [0, 1) into the frames that are shown and the same targets (B).
@@ -41,31 +41,41 @@ def _all(clips: ClipSet) -> Tensor:
     return torch.ones(len(clips.episodes), dtype=torch.bool)
 
 
+def _classes(found: Tensor) -> tuple[Tensor, Tensor]:
+    """Classes (B), and which clips (B) have one: a class below 0 is none."""
+    return found.long().clamp(min=0), found >= 0
+
+
+def _values(found: Tensor) -> tuple[Tensor, Tensor]:
+    """Values (B, O), and which clips (B) have all of them: NaN is none."""
+    return found, found.isfinite().all(1)
+
+
 def skill(clips: ClipSet) -> tuple[Tensor, Tensor]:
     """The behaviour shown; only of clips that show one from their first frame to their last."""
     labels = clips.arrays["skill"]  # (B, T)
-    return labels[:, -1].long(), (labels == labels[:, :1]).all(1)
+    last, known = _classes(labels[:, -1])
+    return last, known & (labels == labels[:, :1]).all(1)
 
 
 def gripper(clips: ClipSet) -> tuple[Tensor, Tensor]:
     """Gripper xyz at the last frame, metres."""
-    return clips.arrays["states"][:, -1, :3], _all(clips)
+    return _values(clips.arrays["states"][:, -1, :3])
 
 
 def state(clips: ClipSet) -> tuple[Tensor, Tensor]:
     """The whole state at the last frame, in the data's units."""
-    return clips.arrays["states"][:, -1], _all(clips)
+    return _values(clips.arrays["states"][:, -1])
 
 
 def object_position(clips: ClipSet) -> tuple[Tensor, Tensor]:
     """Where on the table the first object is at the last frame: xy, metres. Its height hardly ever changes."""
-    return clips.arrays["object_pos"][:, -1, :2], _all(clips)
+    return _values(clips.arrays["object_pos"][:, -1, :2])
 
 
 def phase(clips: ClipSet) -> tuple[Tensor, Tensor]:
-    """The phase of the last frame; of clips whose last frame has one (a class below 0 is none)."""
-    last = clips.arrays["phase"][:, -1].long()
-    return last.clamp(min=0), last >= 0
+    """The phase of the last frame."""
+    return _classes(clips.arrays["phase"][:, -1])
 
 
 def _starts_with_metres(spec: Spec) -> bool:

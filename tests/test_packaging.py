@@ -19,7 +19,7 @@ from jepa.pretrain import PretrainConfig
 from jepa.probes.config import ProbeConfig
 from jepa.probes.dense.run import DenseConfig
 from jepa.probes.published.anticipation import AnticipationConfig
-from jepa.probes.published.benchmark import BenchmarkConfig
+from jepa.probes.published.benchmark_config import BenchmarkConfig
 
 try:
     import tomllib

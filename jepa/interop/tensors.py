@@ -3,6 +3,7 @@
 import json
 import re
 import struct
+import warnings
 import zipfile
 from pathlib import Path
 from pickle import UnpicklingError
@@ -27,8 +28,9 @@ def read_pickle(path: Path) -> dict[str, Any]:
         CheckpointError: the file is missing, damaged, no dict, or needs more than tensors to be read.
     """
     try:
-        # Mapped, a file of 16 GB costs no more memory than the part of it that is used.
-        found = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+        with warnings.catch_warnings(action="ignore", category=UserWarning):  # of a foreign pickle protocol
+            # Mapped, a file of 16 GB costs no more memory than the part of it that is used.
+            found = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except UnpicklingError as error:
         raise CheckpointError(f"{path} was refused, and nothing in it was run: {_reason(str(error))}") from error
     except (OSError, EOFError, RuntimeError, ValueError, LookupError, AttributeError, TypeError, struct.error) as error:
@@ -89,7 +91,7 @@ def _reason(message: str) -> str:
     """What torch's restricted unpickler objected to, in one line."""
     if found := re.search(r"GLOBAL (\S+)", message):
         return f"it asks for {found[1]}, and only tensors are read; ask its author for a .safetensors file"
-    lines = [line.strip() for line in message.splitlines() if line.strip()]
+    lines = [line.strip() for line in message.splitlines() if line.strip() and "torch.load" not in line]
     return f"it is damaged, or holds more than tensors ({lines[-1] if lines else 'no reason given'})"
 
 

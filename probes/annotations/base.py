@@ -69,10 +69,13 @@ def assemble(
     """The samples of `split`; `find` gives the file of a video's name, and `listed` says where the classes come from.
 
     Raises:
-        ProbeError: an empty split, a `source` (by default the video) in both, a label that is none of `classes` or a
-            class without a training row, or a split none of whose videos is there.
+        ProbeError: an empty split, a `source` (by default the video) in both, a video twice in test or with two
+            classes, a label that is none of `classes` or a class without a training row, or a split none of whose
+            videos is there.
     """
     check_apart({side: [(row.where, source(row)) for row in rows[side]] for side in rows})
+    for side, own in rows.items():
+        _check_once(own, side)
     number = {name: i for i, name in enumerate(classes)}
     for row in (row for side in rows.values() for row in side):
         if row.label not in number:
@@ -99,6 +102,15 @@ def check_apart(rows: Mapping[Split, Sequence[tuple[str, str]]]) -> None:
     for where, video in rows["test"]:
         if video in first:
             raise ProbeError(f"{where}: video '{video}' is in train too ({first[video]}); take it out of one of them")
+
+
+def _check_once(rows: Sequence[Row], side: Split) -> None:
+    """A video twice in test would count twice, and with two classes it says nothing; raises ProbeError."""
+    first: dict[str, Row] = {}
+    for row in rows:
+        before = first.setdefault(row.name, row)
+        if before is not row and (side == "test" or before.label != row.label):
+            raise ProbeError(f"{row.where}: video '{row.name}' is listed before ({before.where}); take one of them out")
 
 
 def check_found(files: Mapping[str, Path | None], split: Split) -> tuple[str, ...]:

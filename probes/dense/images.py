@@ -42,7 +42,9 @@ def find_pairs(images: str, maps: str) -> Pairs:
     if not found:
         raise ProbeError(f"{images}: no image in it ({', '.join(IMAGES)})")
     stems = [path.relative_to(images).with_suffix("") for path in found]
-    known = {path.relative_to(maps).with_suffix(""): path for path in Path(maps).rglob("*") if path.suffix in MAPS}
+    known = {
+        path.relative_to(maps).with_suffix(""): path for path in Path(maps).rglob("*") if path.suffix.lower() in MAPS
+    }
     if lacking := [stem for stem in stems if stem not in known]:
         more = f" (and {len(lacking) - 1} more)" if len(lacking) > 1 else ""
         raise ProbeError(f"{Path(maps) / lacking[0]}.png (or .npy) is missing, the label map of an image{more}")
@@ -96,7 +98,7 @@ def _map(image: Path, path: Path, size: int, depth_unit: float) -> Tensor:
     crop = transforms.centre_crop(*shape)
     box = values[crop.top : crop.top + crop.height, crop.left : crop.left + crop.width]
     if depth_unit:
-        box = box.astype(np.float32) * (depth_unit if path.suffix == ".png" else 1.0)
+        box = box.astype(np.float32) * (depth_unit if path.suffix.lower() == ".png" else 1.0)
     elif box.min() < 0 or box.max() > 255 or not np.issubdtype(box.dtype, np.integer):
         raise ProbeError(f"{path}: a map of classes holds whole numbers from 0 to 255 (255: no label)")
     resized = F.interpolate(torch.from_numpy(box.astype(np.float32))[None, None], (size, size), mode="nearest-exact")
@@ -108,7 +110,7 @@ def _numbers(path: Path) -> np.ndarray:
     from PIL import Image
 
     try:
-        if path.suffix == ".npy":
+        if path.suffix.lower() == ".npy":
             return read_npy(path.read_bytes())
         with Image.open(path, formats=["PNG"]) as image:
             found = np.asarray(image)

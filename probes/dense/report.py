@@ -1,5 +1,6 @@
 """What dense probes found, with intervals: the plain dict that is written as JSON, and a table for the terminal."""
 
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,8 @@ DRAWS = 2000  # of the bootstrap
 def summarise(sums: dict[str, list[Array]], groups: np.ndarray, is_depth: bool, seed: int) -> dict[str, Any]:
     """Every row's scores by seed, and pretrained minus random init with a paired bootstrap over groups of images.
 
-    `sums` are by row, for each seed those per test image (B, S) of `jepa.probes.dense.maps`; `groups` (B).
+    `sums` are by row, for each seed those per test image (B, S) of `jepa.probes.dense.maps`; `groups` (B). A single
+    group says nothing of others: the interval is then null.
     """
     rows = {}
     for maker, own in sums.items():
@@ -31,12 +33,12 @@ def summarise(sums: dict[str, list[Array]], groups: np.ndarray, is_depth: bool, 
     differences = {}
     for name in rows[OURS]:
         spread = np.mean([a[name] - b[name] for a, b in zip(drawn[OURS], drawn[CONTROL], strict=True)], axis=0)
-        low, high = np.nanquantile(spread, (0.025, 0.975))
+        bounds = np.nanquantile(spread, (0.025, 0.975)) if len(ids) > 1 else (np.nan, np.nan)
         mean, *t95 = t_interval(np.array(rows[OURS][name]) - np.array(rows[CONTROL][name]))
         differences[name] = {
             "difference": round(mean, 6),
-            "bootstrap95": [round(float(low), 6), round(float(high), 6)],
-            "t95": [round(b, 6) if np.isfinite(b) else None for b in t95],
+            "bootstrap95": _bounds(bounds),
+            "t95": _bounds(t95),
         }
     return {"rows": rows, "differences": differences}
 
@@ -53,4 +55,10 @@ def show(result: dict[str, Any], console: Console) -> None:
     console.print(table)
     for name, found in result["differences"].items():
         low, high = found["bootstrap95"]
-        console.print(f"{name}: pretrained − random init {found['difference']:+.3f} [{low:+.3f}, {high:+.3f}]")
+        span = "(one group of test images: no interval)" if low is None else f"[{low:+.3f}, {high:+.3f}]"
+        console.print(f"{name}: pretrained − random init {found['difference']:+.3f} {span}", markup=False)
+
+
+def _bounds(values: Iterable[float]) -> list[float | None]:
+    """JSON has no NaN: an undefined number is null."""
+    return [round(float(b), 6) if np.isfinite(b) else None for b in values]

@@ -27,6 +27,7 @@ from jepa.runs import encoder_config, encoder_sha256
 
 TASKS = ("segmentation", "depth")
 CONSTANT = "constant"
+RESULT = "dense.json"
 CHUNK = 64  # images that are read and encoded at a time
 
 
@@ -37,6 +38,8 @@ class DenseConfig:
     Images and label maps lie in folders (see docs/probes.md). `no_label` is a class that is not to be learned, beside
     255. `depth_unit` is how many metres 1 in a depth PNG stands for. `size`, in pixels, 0 being the encoder's own,
     is that of images and maps. `image_encoder` and `weights` are those of a probe run: one more row.
+
+    Raises ConfigError for a value outside its range.
     """
 
     encoder: str = MISSING
@@ -55,6 +58,14 @@ class DenseConfig:
     seeds: int = 3
     probe: linear.Config = linear.Config()
 
+    def __post_init__(self) -> None:
+        if self.task not in TASKS:
+            raise ConfigError(f"task '{self.task}' is not one of {', '.join(TASKS)}")
+        if self.size < 0 or self.seeds < 1 or self.depth_unit <= 0:
+            raise ConfigError(
+                f"size {self.size}, seeds {self.seeds}, depth_unit {self.depth_unit:g}: from 0, from 1, and above 0"
+            )
+
 
 @dataclass(frozen=True)
 class Side:
@@ -68,10 +79,10 @@ def run(config: DenseConfig) -> dict[str, Any]:
     """Fit and score one probe for every row and seed; writes and returns `out/dense.json`.
 
     Raises:
-        ConfigError, ProbeError, CheckpointError: settings, images, maps or encoder that do not fit together.
+        ConfigError, ProbeError, CheckpointError: settings, images, maps or encoder that do not fit together, or results
+            of another config in `out`.
     """
-    if config.task not in TASKS:
-        raise ConfigError(f"task '{config.task}' is not one of {', '.join(TASKS)}")
+    _check_unused(config)
     size, is_depth = config.size or encoder_config(config.encoder).size, config.task == "depth"
     train, test = (
         _side(images, maps, size, config)
@@ -99,9 +110,23 @@ def run(config: DenseConfig) -> dict[str, Any]:
     result |= dense_report.summarise(sums, test.pairs.groups.numpy(), is_depth, config.seed) | {"chosen": chosen}
     out = Path(config.out)
     out.mkdir(parents=True, exist_ok=True)
-    (out / "dense.json").write_text(json.dumps(result, indent=1, allow_nan=False))
+    (out / RESULT).write_text(json.dumps(result, indent=1, allow_nan=False))
     dense_report.show(result, Console())
     return result
+
+
+def _check_unused(config: DenseConfig) -> None:
+    """Results of another config are not written over."""
+    file = Path(config.out) / RESULT
+    if not file.is_file():
+        return
+    old, new = json.loads(file.read_text())["config"], json.loads(json.dumps(to_dict(config)))
+    if changed := [key for key in new if key != "out" and old.get(key) != new[key]]:
+        key = changed[0]
+        raise ConfigError(
+            f"{config.out} holds the results of another config ({key}: {old.get(key)} there, {new[key]} here); choose "
+            f"another out=… or remove {file}"
+        )
 
 
 def _side(images: str, maps: str, size: int, config: DenseConfig) -> Side:

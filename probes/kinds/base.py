@@ -20,7 +20,8 @@ class ProbeError(ValueError):
 class Features:
     """What a probe reads: `values` (B, D) or tokens (B, K, D), and the episode (B) of each row.
 
-    Values are float32, or tokens in half precision that may lie on disk: read rows of those, never all at once.
+    Values (B, D) are a float32 tensor. Tokens may be `jepa.probes.store.Rows`, in half precision and on disk, of which
+    there are only `len`, `shape`, `split` and rows by their numbers: read a few at a time, and make them float32.
     """
 
     values: Tensor

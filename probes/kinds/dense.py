@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import product
-from math import isqrt
+from math import isnan, isqrt
 
 import numpy as np
 import torch
@@ -12,6 +12,7 @@ from einops import rearrange
 from torch import Tensor, nn
 from torch.nn.utils import skip_init
 
+from jepa.config import ConfigError
 from jepa.probes.dense.maps import UNKNOWN, has_label, map_sums, scores_of
 from jepa.probes.kinds.base import Features, Probe, ProbeError, channel_statistics, split_episodes
 from jepa.probes.metrics import Array
@@ -21,7 +22,8 @@ from jepa.probes.metrics import Array
 class Config:
     """Every (lr, weight_decay) pair is a head, trained on the same minibatches of images.
 
-    The best on a share `validation` of the images, whole groups of them, is kept.
+    The best on a share `validation` of the images, whole groups of them, is kept. Raises ConfigError for a value that
+    cannot be.
     """
 
     epochs: int = 20
@@ -29,6 +31,14 @@ class Config:
     lr: tuple[float, ...] = (1e-2, 1e-3, 1e-4)
     weight_decay: tuple[float, ...] = (1e-3, 0.1)
     validation: float = 0.2
+
+    def __post_init__(self) -> None:
+        if not 0 < self.validation < 1:
+            raise ConfigError(f"probe.validation={self.validation:g}: must be between 0 and 1")
+        if self.epochs < 1 or self.batch < 1:
+            raise ConfigError(f"probe.epochs={self.epochs}, probe.batch={self.batch}: must be at least 1")
+        if not self.lr or not self.weight_decay:
+            raise ConfigError("probe.lr and probe.weight_decay: must have a value each")
 
 
 def build(config: Config, generator: np.random.Generator) -> "Dense":
@@ -77,7 +87,8 @@ class Dense(Probe):
             optimizer.zero_grad()
         found = [self._sums(head, features, targets, validate, outputs).sum(0) for head in heads]
         scores = [float(scores_of(sums, self.is_depth)[self.metric]) for sums in found]
-        best = (min if self.is_depth else max)(range(len(scores)), key=scores.__getitem__)
+        ranked = [(not isnan(s), -s if self.is_depth else s) for s in scores]  # a head that diverged is the last
+        best = max(range(len(scores)), key=ranked.__getitem__)
         self.head = heads[best]
         self.chosen = {"lr": settings[best][0], "weight_decay": settings[best][1], "validation": scores[best]}
 

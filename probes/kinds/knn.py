@@ -7,15 +7,22 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from jepa.config import ConfigError
 from jepa.probes.kinds.base import Features, Probe, channel_statistics
 
 
 @dataclass(frozen=True)
 class Config:
-    """`k` neighbours vote with weight exp(cosine / temperature)."""
+    """`k` neighbours vote with weight exp(cosine / temperature). Raises ConfigError where one is not above 0."""
 
     k: int = 20
     temperature: float = 0.07
+
+    def __post_init__(self) -> None:
+        if self.k < 1:
+            raise ConfigError(f"knn.k={self.k}: at least 1 neighbour must vote")
+        if self.temperature <= 0:
+            raise ConfigError(f"knn.temperature={self.temperature:g}: must be above 0")
 
 
 def build(config: Config, generator: np.random.Generator) -> "NearestNeighbours":

@@ -7,16 +7,26 @@ import torch
 from sklearn.linear_model import Ridge
 from torch import Tensor
 
+from jepa.config import ConfigError
 from jepa.probes.kinds.base import Compactor, Features, Probe, score_sums, split_episodes
 from jepa.probes.metrics import r2
 
 
 @dataclass(frozen=True)
 class Config:
-    """Penalties to choose from on a share `validation` of the episodes; scikit-learn's is `alpha · D`."""
+    """Penalties to choose from on a share `validation` of the episodes; scikit-learn's is `alpha · D`.
+
+    Raises ConfigError for a value that cannot be.
+    """
 
     alpha: tuple[float, ...] = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)
     validation: float = 0.2
+
+    def __post_init__(self) -> None:
+        if not self.alpha or min(self.alpha) <= 0:
+            raise ConfigError(f"regression.alpha={list(self.alpha)}: must be one or more penalties above 0")
+        if not 0 < self.validation < 1:
+            raise ConfigError(f"regression.validation={self.validation:g}: must be between 0 and 1")
 
 
 def build(config: Config, generator: np.random.Generator) -> "Regression":
@@ -25,7 +35,10 @@ def build(config: Config, generator: np.random.Generator) -> "Regression":
 
 
 class Regression(Probe):
-    """Chooses the penalty by R² on held-out episodes, then fits again on all of them."""
+    """Chooses the penalty by R² on held-out episodes, then fits again on all of them.
+
+    Where R² is undefined, as of one clip, the first penalty is taken, and its validation score is NaN.
+    """
 
     def __init__(self, config: Config, generator: np.random.Generator) -> None:
         self.config, self.generator = config, generator

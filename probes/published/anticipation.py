@@ -8,18 +8,17 @@ from typing import Any
 from accelerate import Accelerator
 from omegaconf import MISSING
 from rich.console import Console
-from rich.table import Table
 
 from jepa.config import ConfigError, plugin, to_dict
 from jepa.engines.launch import launched
 from jepa.logs import progress_bar
-from jepa.probes.kinds.anticipation import NAMES
+from jepa.probes.published import anticipation_report
 from jepa.probes.published.anticipation_clips import Actions, Observed, find_actions
 from jepa.probes.published.anticipation_features import FEATURES, Foresight, make_foresight
 from jepa.probes.published.anticipation_row import AnticipationRow, Schedule
 from jepa.probes.published.benchmark import PATIENCE
 from jepa.probes.published.labelled import read_annotations
-from jepa.probes.published.protocol import grid
+from jepa.probes.published.protocol import check_grid, grid, need_at_least
 from jepa.status import write_json
 from jepa.training import join
 
@@ -87,9 +86,9 @@ class AnticipationConfig:
         for key, known in CHOICES.items():
             if getattr(self, key) not in known:
                 raise ConfigError(f"{key} '{getattr(self, key)}' is not one of {', '.join(known)}")
-        for key in ("size", "frames", "epochs", "batch", "checkpoint_every"):
-            if getattr(self, key) < 1:
-                raise ConfigError(f"{key} {getattr(self, key)}: must be at least 1")
+        need_at_least(1, self, ("size", "frames", "depth", "heads", "epochs", "batch", "checkpoint_every"))
+        need_at_least(0, self, ("halving", "limit", "workers"))
+        check_grid(self.lr, self.weight_decay)
         if self.fps <= 0 or not 0 < self.validation < 1:
             raise ConfigError(f"fps {self.fps:g}, validation {self.validation:g}: above 0, and between 0 and 1")
         if not 0 <= self.ahead_train[0] <= self.ahead_train[1] or self.ahead < 0:
@@ -99,7 +98,7 @@ class AnticipationConfig:
 
 
 def run(config: AnticipationConfig) -> dict[str, Any]:
-    """The whole protocol for every row; writes and returns `out/anticipation.json`.
+    """The whole protocol for every row; writes and returns `out/anticipation.json`, and `out/report.html` beside it.
 
     What is done is not done again: finished rows, steps up to the newest checkpoint, cached features. Any number of
     processes that were launched together share the work.
@@ -131,36 +130,10 @@ def run(config: AnticipationConfig) -> dict[str, Any]:
     }
     if accelerator.is_main_process:
         write_json(out / "anticipation.json", result)
-        show(result, Console())
+        anticipation_report.write(result, out)
+        anticipation_report.show(result, Console())
     accelerator.wait_for_everyone()
     return result
-
-
-def show(result: dict[str, Any], console: Console) -> None:
-    """Print a table of verbs, nouns and actions, and what was left out."""
-    counts = result["data"]["actions"]
-    console.print(
-        f"\n{counts['fit']} actions to fit, {counts['validation']} to choose on, {counts['test']} to test; clips end "
-        f"{result['config']['ahead']:g} s before the {result['config']['anchor']} of the action",
-        soft_wrap=True,
-    )
-    for row in result["rows"]:
-        table = Table(title=f"[bold]{row['row']}", title_justify="left", title_style="", box=None, padding=(0, 1, 0, 0))
-        for i, name in enumerate(("", "recall at 5", "95 % by clip", "95 % by video", "top-5", "best head on test*")):
-            table.add_column(name, justify="right" if i else "left")
-        for name in NAMES:
-            found, best = row["test"][name], row["best_on_test"][name]
-            recall = found["recall_at_5"]
-            spans = [f"{recall[by][0]:.1%} – {recall[by][1]:.1%}" for by in ("clip95", "group95")]
-            best_said = f"{best['recall_at_5']:.1%}, {best['top5']:.1%}"
-            table.add_row(name, f"{recall['value']:.1%}", *spans, f"{found['top5']['value']:.1%}", best_said)
-        console.print(table)
-        if said := row["mask_token"]:
-            console.print(
-                f"asked by mask token {said['mask_index']} of {said['mask_tokens']}, norm {said['mask_token_norm']:.3g}"
-            )
-    console.print("* recall and top-5, each of the head that is best at it on test itself: optimistic, and no result")
-    console.print(f"{result['seconds']} s")
 
 
 def _join(
@@ -183,6 +156,10 @@ def _described(actions: Actions) -> dict[str, Any]:
         "actions": {name: len(side) for name, side in sides.items()},
         "videos": {name: len(side.groups.unique()) for name, side in sides.items()},
         "classes": {name: len(names) for name, names in actions.classes.items()},
+        "not_in_fit": {
+            name: len(names) - len(actions.fit.labels[:, i].unique())
+            for i, (name, names) in enumerate(actions.classes.items())
+        },
         "missing": {split: list(names) for split, names in actions.missing.items()},
         "unread": actions.unread,
     }

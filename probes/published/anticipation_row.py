@@ -21,8 +21,9 @@ from jepa.probes.published.anticipation_features import Foresight
 from jepa.probes.published.anticipation_scores import best_on_test, summary, write
 from jepa.probes.published.benchmark_heads import RankHeads
 from jepa.probes.published.benchmark_training import head_generator, minibatches, train
-from jepa.probes.published.encode import Tokens, is_read, keep
+from jepa.probes.published.encode import Tokens, keep, only_read
 from jepa.probes.published.labelled import Side
+from jepa.probes.published.protocol import check_heads
 from jepa.probes.published.reading import Source, unread
 from jepa.probes.sweep import Setting
 from jepa.status import write_json
@@ -45,7 +46,10 @@ class Schedule:
 
 
 class AnticipationRow:
-    """One encoder's part, kept in the folder `out`: heads, predictions, hardest clips, and `result.json`."""
+    """One encoder's part, kept in the folder `out`: heads, predictions, hardest clips, and `result.json`.
+
+    Raises ConfigError for heads that its tokens cannot be read by.
+    """
 
     def __init__(
         self,
@@ -60,12 +64,13 @@ class AnticipationRow:
         self.schedule, self.observed, self.actions, self.out = schedule, observed, actions, out
         self.foresight, self.accelerator, self.bar = foresight, accelerator, bar
         foresight.model.to(accelerator.device)
+        check_heads(foresight.width, schedule.depth, schedule.heads)
 
     def run(self) -> dict[str, Any]:
         """Train, choose, test; a row that is done is read from `out`. All ranks call this together.
 
         Raises:
-            CheckpointError, ProbeError, Preempted: see `train` and `keep`; or no test video can be decoded.
+            CheckpointError, ProbeError, Preempted: see `train` and `keep`; or no clip of a side can be decoded.
         """
         result = self.out / "result.json"
         if agree([float(not result.is_file())], self.accelerator.device)[0] == 0:
@@ -138,15 +143,17 @@ class AnticipationRow:
             kept.append(rows)
             if (outputs := heads.predict(tokens)) is not None:
                 found.append(hits(outputs, labels[rows])[:, -1])
+        if not kept:
+            raise ProbeError(f"no validation clip could be decoded: {self.out}/unread-validation-*.json says why")
         means = class_means(torch.cat(found, 1), labels[torch.cat(kept), -1]) if found else []
-        return heads.together(means or [0.0] * len(heads.own))
+        return heads.together(means)
 
     def _in_order(self, source: Source, labels: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
         """(rows, tokens (B, K, D)) of all rows that could be read."""
         for rows, tokens in source((0, part) for part in torch.arange(len(labels)).split(self.schedule.batch)):
-            read = is_read(tokens)
-            if read.any():
-                yield rows[read.cpu()], tokens[read, 0]
+            seen, readable = only_read(rows, tokens)
+            if len(seen):
+                yield seen, readable[:, 0]
 
     def _test(self, heads: RankHeads, chosen: int) -> dict[str, Any]:
         """The one pass over test, with all heads that are left; predictions of the chosen one are written."""
@@ -166,7 +173,7 @@ class AnticipationRow:
             kept.append(rows)
             self.bar.advance(line, len(rows))
         if not kept:
-            raise ProbeError(f"no test video could be decoded: {self.out}/unread-test-*.json says why")
+            raise ProbeError(f"no test clip could be decoded: {self.out}/unread-test-*.json says why")
         seen, said = torch.cat(kept), torch.cat(parts).split(sizes, dim=1)
         scored, named = test.rows(seen), dict(zip(NAMES, said, strict=True))
         scores = summary(named, scored, self.schedule.seed)

@@ -20,7 +20,8 @@ class RankHeads:
     """The heads of a sweep, of which this rank trains every `world`-th: they exchange scores, and no gradients.
 
     `make(i)` builds head i, on the CPU, and must not depend on the rank. `left` numbers the heads of all ranks that
-    are not dropped, `own` those of them that are here; `settings` are those of all heads there ever were.
+    are not dropped, `own` those of them that are here; `settings` are those of all heads there ever were, and `steps`
+    counts the updates, on every rank alike.
     """
 
     def __init__(
@@ -28,6 +29,7 @@ class RankHeads:
     ) -> None:
         self.settings, self.device = tuple(settings), accelerator.device
         self.left = list(range(len(settings)))
+        self.steps = 0
         self._first = self.left[rank() :: processes()]
         self._sweep = (
             Sweep([make(i).to(self.device) for i in self._first], [settings[i] for i in self._first])
@@ -46,6 +48,7 @@ class RankHeads:
 
     def step(self, tokens: Tensor, loss: Callable[[Outputs, slice], Tensor], share: float) -> float:
         """One update of the heads here on tokens (B, K, D), as `Sweep.step`; returns the least of their losses."""
+        self.steps += 1  # also where no head is left: this rank may be the one that writes it down
         if not self.own or self._sweep is None:
             return float("nan")
         return float(self._sweep.step(tokens, loss, share).nan_to_num(torch.inf).min())
@@ -75,17 +78,13 @@ class RankHeads:
         """Go on from a checkpoint, whatever ranks wrote it. Raises CheckpointError where it does not fit."""
         extra, read = read_state(folder)["extra"], reader(folder)
         self.keep(extra["left"])
+        self.steps = extra["steps"]
         if not self._sweep or not self.own:
             return
         rows = {key: [read(name.format(i)) for i in self.own] for key, name in _NAMES.items()}
         try:
             tensors = {key: torch.stack(found) for key, found in rows.items()}  # type: ignore[arg-type]
-            counts = {"ids": torch.tensor(self._sweep.ids), "steps": torch.tensor(extra["steps"])}
+            counts = {"ids": torch.tensor(self._sweep.ids), "steps": torch.tensor(self.steps)}
             self._sweep.load_state_dict({**tensors, **counts})
         except (TypeError, ValueError) as error:
             raise CheckpointError(f"{folder} is of other heads; choose another out=… or remove it") from error
-
-    @property
-    def steps(self) -> int:
-        """Updates so far."""
-        return self._sweep.steps if self._sweep else 0

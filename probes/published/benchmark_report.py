@@ -52,7 +52,7 @@ def write(result: dict[str, Any], data: Labelled, out: Path) -> None:
             "The head is chosen on videos of the training set that no head has seen, and test is read once. The last "
             "column is the reference's way, the best of all heads on test itself: it is optimistic, and no result."
         )
-        + paragraph(f"kNN on pooled features of {_neighbours(result)} training videos, one centre clip of each:")
+        + paragraph(f"kNN on pooled features of {_neighbours(result)} training videos, the beginning of each:")
         + table(KNN_HEAD, _knn(result))
     }
     for row in result["rows"]:
@@ -129,7 +129,12 @@ def _counted(data: dict[str, Any]) -> str:
     videos, groups = data["videos"], data["groups"]
     sides = ", ".join(f"{name} {videos[name]} videos of {groups[name]} groups" for name in videos)
     gone = sum(map(len, data["missing"].values()))
-    return f"{data['classes']} classes; {sides}; {gone} annotated videos not there, {len(data['unread'])} unreadable"
+    said = f"{data['classes']} classes; {sides}; {gone} annotated videos not there, {len(data['unread'])} unreadable"
+    if lacking := len(data["not_in_fit"]):
+        said += f"; {lacking} classes have no video to fit on"
+    if shared := len(data["test_in_train"]):
+        said += f"; {shared} test videos are byte for byte in train too"
+    return said
 
 
 def _unread(result: dict[str, Any]) -> dict[str, str]:
@@ -156,5 +161,6 @@ def _percent(value: float | None) -> str:
     return "n/a" if value is None else f"{100 * value:.1f}"
 
 
-def _interval(bounds: list[float], sign: str = "") -> str:
-    return f"[{100 * bounds[0]:{sign}.1f}, {100 * bounds[1]:{sign}.1f}]"
+def _interval(bounds: list[float] | list[None], sign: str = "") -> str:
+    low, high = bounds
+    return "n/a" if low is None or high is None else f"[{100 * low:{sign}.1f}, {100 * high:{sign}.1f}]"

@@ -53,12 +53,13 @@ class Row:
         self.protocol, self.data, self.out, self.accelerator, self.bar = protocol, data, out, accelerator, bar
         self.encoder = encoder.to(accelerator.device)
         self.tokens = tokens_of_a_view(encoder, protocol)
+        self.batch = max(1, protocol.batch // protocol.shown.views)  # of tests: as many tokens as in training
 
     def run(self) -> dict[str, Any]:
         """Train, choose, test; a row that is done is read from `out`. All ranks call this together.
 
         Raises:
-            CheckpointError, ProbeError, Preempted: see `train` and `keep`; or no test video can be decoded.
+            CheckpointError, ProbeError, Preempted: see `train` and `keep`; or no video of a side can be decoded.
         """
         result = self.out / "result.json"
         if agree([float(not result.is_file())], self.accelerator.device)[0] == 0:
@@ -72,7 +73,11 @@ class Row:
         line = self.bar.add_task(f"{self.out.name}: train", total=steps, figures="")
 
         def validate() -> dict[int, float]:
-            return read_side(heads, validation, data.validation, p.batch, len(data.classes), self.accelerator)[0]
+            found, rows, _ = read_side(
+                heads, validation, data.validation, self.batch, len(data.classes), self.accelerator
+            )
+            self._need(rows, "validation")
+            return found
 
         train(
             heads,
@@ -122,7 +127,7 @@ class Row:
             tokens,
             self.out.parent / "features",
             key,
-            p.batch,
+            self.batch,
             lambda done: self.bar.update(line, completed=done),
         )
 
@@ -136,14 +141,13 @@ class Row:
             heads,
             source,
             test,
-            p.batch,
+            self.batch,
             len(self.data.classes),
             self.accelerator,
             chosen,
             lambda done: self.bar.update(line, completed=done),
         )
-        if not len(rows):
-            raise ProbeError(f"no test video could be decoded: {self.out}/unread-test-*.json says why")
+        self._need(rows, "test")
         if self.accelerator.is_main_process:
             self._write(said, rows)
         seen, probabilities = test.rows(rows), said.numpy()
@@ -158,6 +162,10 @@ class Row:
             "per_class": scores.per_class(probabilities, labels, self.data.classes),
             "unread": unread(self.out, self.accelerator),
         }
+
+    def _need(self, rows: Tensor, side: str) -> None:
+        if not len(rows):
+            raise ProbeError(f"no {side} video could be decoded: {self.out}/unread-{side}-*.json says why")
 
     def _write(self, said: Tensor, rows: Tensor) -> None:
         """What the chosen head says of the test videos that were read, and those it is most surely wrong about."""

@@ -15,8 +15,9 @@ from jepa.checkpoint_writer import Writer
 from jepa.engines.base import agree, processes, rank
 from jepa.logs import console
 from jepa.preemption import Preempted, Preemption
+from jepa.probes.kinds.base import ProbeError
 from jepa.probes.published.benchmark_heads import RankHeads
-from jepa.probes.published.encode import Batch, is_read
+from jepa.probes.published.encode import Batch, only_read
 from jepa.probes.stacked import Outputs
 from jepa.probes.sweep import better_half, rungs
 
@@ -62,6 +63,7 @@ def train(
     Raises:
         Preempted: the run was asked to stop; a checkpoint is written.
         CheckpointError: a checkpoint cannot be read or written.
+        ProbeError: no row could be read.
     """
     done = go_on(heads, out)
     ahead = [share for share in rungs(halving) if share > done / steps]
@@ -72,11 +74,10 @@ def train(
     ):
         for step in range(done + 1, steps + 1):
             rows, tokens = next(stream)
-            read = is_read(tokens)
+            seen, own = only_read(rows, tokens)
             least = float("nan")
-            if read.any():
-                seen = rows[read.cpu()]
-                least = heads.step(tokens[read, 0], partial(loss, seen), (step - 1) / steps)
+            if len(seen):
+                least = heads.step(own[:, 0], partial(loss, seen), (step - 1) / steps)
             while ahead and step / steps >= ahead[0]:
                 ahead.pop(0)
                 if len(heads.left) > 1:
@@ -85,6 +86,8 @@ def train(
             if failed:
                 writer.check()
                 raise CheckpointError("another process could not write its checkpoint")
+            if step == steps and not heads.steps:
+                raise ProbeError(f"none of the clips to fit could be decoded: {out}/unread-fit-*.json says why")
             if step == steps or stop or step % every == 0:
                 writer.save(step, heads.pieces(), {"left": heads.left, "steps": heads.steps})
             progress(step, f"{len(heads.left)} heads, loss {least:.3f}")

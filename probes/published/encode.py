@@ -1,8 +1,9 @@
 """Tokens of a benchmark's videos, minibatch by minibatch: loaded by workers, encoded by all ranks, or kept on disk."""
 
 import json
+import math
 from collections.abc import Callable, Iterable, Iterator
-from itertools import tee
+from itertools import islice, tee
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +19,13 @@ from jepa.engines.base import processes, rank
 from jepa.models.encoder import Encoder
 from jepa.models.image_encoder import ImageEncoder
 from jepa.probes.features import BATCH
+from jepa.probes.kinds.base import ProbeError
 from jepa.probes.store import Store, open_store
 from jepa.status import write_json
 from jepa.training import first_alone
+
+ON_DEVICE = 2**33
+"""Bytes of a minibatch's tokens that stay on a GPU. Those of more lie in the host's memory: heads take slices."""
 
 Batch = tuple[int, Tensor]
 """An epoch, and the rows (B) of it that make a minibatch."""
@@ -49,9 +54,9 @@ def encode_views(encoder: Encoder | ImageEncoder, levels: tuple[int, ...], clips
 class Tokens:
     """Tokens of any rows of a data set: every rank loads and encodes its share of a minibatch and gets all of it.
 
-    `load` is called in worker processes, `encode` here with the stacks of what it gave; it returns (B, *shape)
-    float16. A row that cannot be read is NaN, and stands in the JSON file `ledger` (one of each rank) with the reason,
-    under its name in `names`.
+    `load` is called in worker processes, `encode` here with the stacks of what it gave for a few rows; it returns
+    (B, *shape) float16. A row that cannot be read is NaN, and stands in the JSON file `ledger` (one of each rank) with
+    the reason, under its name in `names`.
     """
 
     def __init__(
@@ -73,12 +78,13 @@ class Tokens:
         first, again = tee(batches)
         loader: Any = DataLoader(
             _Items(self.load),
-            batch_sampler=([(epoch, int(row)) for row in rows] for epoch, rows in first),
+            sampler=((epoch, int(row)) for epoch, rows in first for row in rows),
+            batch_size=None,  # one video at a time: a minibatch of clips in each worker would be gigabytes
             num_workers=self.workers,
-            collate_fn=list,
             generator=torch.Generator(),  # not the global one
         )
-        for (_, rows), items in zip(again, loader, strict=True):
+        items = iter(loader)
+        for _, rows in again:
             yield rows, self._encoded(rows, items)
 
     def __call__(self, batches: Iterable[Batch]) -> Iterator[tuple[Tensor, Tensor]]:
@@ -87,35 +93,53 @@ class Tokens:
         first, again = tee(batches)
         shares = self.own((epoch, rows[place::world]) for epoch, rows in first)
         for (_, rows), (_, tokens) in zip(again, shares, strict=True):
-            most = -(-len(rows) // world)
-            padded = torch.cat((tokens, tokens.new_zeros(most - len(tokens), *self.shape)))
-            gathered = self.accelerator.gather(padded) if world > 1 else padded
-            yield rows, gathered.unflatten(0, (world, most)).transpose(0, 1).flatten(0, 1)[: len(rows)]
+            yield rows, self._gathered(tokens, len(rows), world) if world > 1 else tokens
 
-    def _encoded(self, rows: Tensor, items: list[Any]) -> Tensor:
-        tokens = torch.full((len(items), *self.shape), torch.nan, dtype=torch.float16, device=self.accelerator.device)
-        read = [i for i, item in enumerate(items) if not isinstance(item, str)]
-        if read:
-            tokens[read] = self.encode(*map(torch.stack, zip(*(items[i] for i in read), strict=True)))
-        failed = {self.names[int(rows[i])]: item for i, item in enumerate(items) if isinstance(item, str)}
+    def _gathered(self, tokens: Tensor, rows: int, world: int) -> Tensor:
+        """All `rows` of a minibatch, of which rank r has the rows r, r + world, …; a few at a time."""
+        most, device = -(-rows // world), self.accelerator.device
+        if len(tokens) < most:
+            tokens = torch.cat((tokens, tokens.new_zeros(most - len(tokens), *self.shape)))
+        found = torch.empty(most, world, *self.shape, dtype=tokens.dtype, device=self._home(rows))
+        for part, into in zip(tokens.split(BATCH), found.split(BATCH), strict=True):
+            into.copy_(self.accelerator.gather(part.to(device)).unflatten(0, (world, len(part))).transpose(0, 1))
+        return found.flatten(0, 1)[:rows]
+
+    def _encoded(self, rows: Tensor, items: Iterator[Any]) -> Tensor:
+        """The next items of the loader, those of `rows`, encoded a few at a time."""
+        tokens = torch.full((len(rows), *self.shape), torch.nan, dtype=torch.float16, device=self._home(len(rows)))
+        failed = {}
+        for start in range(0, len(rows), BATCH):
+            part = list(islice(items, min(BATCH, len(rows) - start)))
+            read = [i for i, item in enumerate(part) if not isinstance(item, str)]
+            if read:
+                values = self.encode(*map(torch.stack, zip(*(part[i] for i in read), strict=True)))
+                if not values.isfinite().all():  # NaN stands for a video that cannot be read, and for nothing else
+                    raise ProbeError("an encoder's features are not finite; look at its weights and precision")
+                tokens[[start + i for i in read]] = values.to(tokens.device)
+            failed |= {self.names[int(rows[start + i])]: item for i, item in enumerate(part) if isinstance(item, str)}
         if failed.keys() - self._unread.keys():
             self._unread |= failed
             write_json(self.ledger, self._unread)
         return tokens
 
+    def _home(self, rows: int) -> torch.device:
+        size = rows * math.prod(self.shape) * torch.float16.itemsize
+        return self.accelerator.device if size <= ON_DEVICE else torch.device("cpu")
+
 
 class Stored:
-    """Tokens that lie on disk, as `Tokens` gives them; every rank reads all rows that it asks for."""
+    """Tokens that lie on disk, as `Tokens` gives them, on the CPU; every rank reads all rows that it asks for."""
 
-    def __init__(self, store: Store, device: torch.device) -> None:
-        self._values, self._unread, self._device = store.values, store.missing(), device
+    def __init__(self, store: Store) -> None:
+        self._values, self._unread = store.values, store.missing()
 
     def __call__(self, batches: Iterable[Batch]) -> Iterator[tuple[Tensor, Tensor]]:
         """(rows, tokens (B, *shape)) of each minibatch; NaN where the video could not be read."""
         for _, rows in batches:
             values = self._values[rows]
             values[torch.isin(rows, self._unread)] = torch.nan
-            yield rows, values.to(self._device)
+            yield rows, values
 
 
 def keep(
@@ -128,7 +152,7 @@ def keep(
     """Encode every row once, each rank a share of what is not yet in the store of `key` in `folder`, and read it there.
 
     Raises:
-        ProbeError: the disk has no room for it.
+        ProbeError: the disk has no room for it, or features are not finite.
     """
     count, wait = len(tokens.names), tokens.accelerator.wait_for_everyone
     first_alone(tokens.accelerator, lambda: open_store(folder, key, count, tokens.shape, torch.float16))
@@ -143,12 +167,18 @@ def keep(
         progress(min(done, count))
     wait()
     progress(count)
-    return Stored(store, tokens.accelerator.device)
+    return Stored(store)
 
 
 def is_read(tokens: Tensor) -> Tensor:
     """Which rows of tokens (B, …) are of videos that could be read: (B) bool."""
     return tokens.flatten(1)[:, 0].isfinite()
+
+
+def only_read(rows: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
+    """Rows (B) and tokens (B, …) without those of videos that could not be read; where all could, no copy."""
+    read = is_read(tokens)
+    return (rows, tokens) if read.all() else (rows[read.cpu()], tokens[read])
 
 
 class _Items(Dataset):

@@ -1,5 +1,6 @@
 """What every benchmark table stands on: the commonest class, and kNN on few clips of raw pixels and random features."""
 
+import math
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from jepa.models.encoder import Encoder
 from jepa.models.image_encoder import ImageEncoder
 from jepa.probes.features import THUMBNAIL, thumbnails
 from jepa.probes.kinds import knn
-from jepa.probes.kinds.base import Features
+from jepa.probes.kinds.base import Features, ProbeError
 from jepa.probes.metrics import accuracy, balanced_accuracy, bootstrap_difference, class_sums
 from jepa.probes.published.encode import Tokens, encode_views, is_read
 from jepa.probes.published.labelled import Clips, Labelled, Side
@@ -40,10 +41,13 @@ def measure(
     seed: int,
     workers: int,
 ) -> list[dict[str, Any]]:
-    """kNN for each encoder and for raw pixels, and the commonest class; one centre clip of a video, the same for all.
+    """kNN for each encoder and for raw pixels, and the commonest class; one clip of a video, its beginning, for all.
 
     The neighbours are at most `clips` training videos, drawn by `seed`. Each row has its accuracy on test, and the
     95 % interval over groups of `pretrained` minus itself.
+
+    Raises:
+        ProbeError: no video of a side can be decoded.
     """
     one = replace(shown, segments=1, views=1, augment="none")
     train = _joined(data.fit, data.validation)
@@ -58,7 +62,10 @@ def measure(
             parts.append((rows, values.cpu()))
             bar.advance(line, len(rows))
         values = torch.cat([v for _, v in parts])
-        pooled[name] = (values[is_read(values)].float(), side.rows(is_read(values)))
+        read = is_read(values)
+        if not read.any():
+            raise ProbeError(f"no {name} video could be decoded: {out}/unread-{name}-*.json says why")
+        pooled[name] = (values[read].float(), side.rows(read))
     return _rows(pooled, [*encoders, PIXELS], [e.embed_dim for e in encoders.values()], len(data.classes), seed)
 
 
@@ -105,7 +112,7 @@ def _rows(
         if name != OURS and OURS in sums:
             generator = np.random.default_rng(seed)
             low, high = bootstrap_difference([(sums[OURS], groups)], [(sums[name], groups)], "accuracy", generator)
-            row["ours_minus_this95"] = [low, high]
+            row["ours_minus_this95"] = [low, high] if math.isfinite(low) else [None, None]  # of a single group
         rows.append(row)
     return rows
 

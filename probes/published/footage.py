@@ -36,13 +36,17 @@ def survey(
 ) -> dict[str, Record]:
     """By path what `inspect` finds: frames, fps, times and sha256, or an `error`; kept as lines of `file`.
 
-    A file that has the size and time of change it had is not read again. `progress` is told how many are done.
+    A file that has the size and time of change it had is not read again; where none is to be read, nothing is written,
+    so that several processes can ask at once. `progress` is told how many are done.
     """
     wanted = list(dict.fromkeys(str(path) for path in paths))
     known = {record["path"]: record for record in logs.read(file)}
     stamps = {path: _stamp(Path(path)) for path in wanted}
     kept = {path: r for path in wanted if (r := known.get(path)) and r["stamp"] == stamps[path]}
     todo = [path for path in wanted if path not in kept]
+    if not todo:
+        progress(len(wanted))
+        return {path: kept[path] for path in wanted}
     file.parent.mkdir(parents=True, exist_ok=True)
     partial = file.with_suffix(".partial")
     partial.write_text("".join(json.dumps(record) + "\n" for record in kept.values()))  # without a line cut by a kill

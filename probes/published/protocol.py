@@ -1,6 +1,7 @@
 """What the heads of a published protocol are trained on and how, and whether an encoder can take it."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import product
 
@@ -29,6 +30,27 @@ class Protocol:
     checkpoint_every: int
 
 
+def need_at_least(least: int, config: object, keys: Sequence[str]) -> None:
+    """Raises ConfigError for the first of these keys of a config whose value is smaller."""
+    for key in keys:
+        if getattr(config, key) < least:
+            raise ConfigError(f"{key} {getattr(config, key):g}: must be at least {least}")
+
+
+def check_grid(lr: Sequence[float], weight_decay: Sequence[float]) -> None:
+    """Raises ConfigError where these make no head, or one that cannot learn."""
+    if not lr or not weight_decay:
+        raise ConfigError(f"lr {list(lr)}, weight_decay {list(weight_decay)}: give at least one of each")
+    if min(lr) <= 0 or min(weight_decay) < 0:
+        raise ConfigError(f"lr {list(lr)}, weight_decay {list(weight_decay)}: above 0, and from 0")
+
+
+def check_heads(width: int, depth: int, heads: int) -> None:
+    """Raises ConfigError where tokens of `width` channels cannot be read by such a pooler."""
+    if depth < 1 or heads < 1 or width % heads:
+        raise ConfigError(f"depth {depth} must be at least 1, heads {heads} divide {width}")
+
+
 def grid(lr: tuple[float, ...], weight_decay: tuple[float, ...], start_lr: float, warmup: float) -> tuple[Setting, ...]:
     """Every pair of a learning rate and a weight decay; `warmup` is a share of the training."""
     return tuple(Setting(a, b, start_lr, warmup) for a, b in product(lr, weight_decay))
@@ -40,7 +62,7 @@ def tokens_of_a_view(encoder: Encoder | ImageEncoder, protocol: Protocol) -> int
     Raises:
         ConfigError: frames, levels or heads that do not fit the encoder.
     """
-    shown, levels, heads = protocol.shown, protocol.levels, protocol.heads
+    shown, levels = protocol.shown, protocol.levels
     try:
         tokens = math.prod(encoder.grid(shown.frames, shown.size, shown.size))
     except ValueError as error:
@@ -49,6 +71,5 @@ def tokens_of_a_view(encoder: Encoder | ImageEncoder, protocol: Protocol) -> int
         raise ConfigError(f"levels {list(levels)}: an image encoder is read at its end alone; leave them out")
     if isinstance(encoder, Encoder) and not all(0 <= level < encoder.config.depth for level in levels):
         raise ConfigError(f"levels {list(levels)}: the encoder's blocks are numbered 0 to {encoder.config.depth - 1}")
-    if protocol.depth < 1 or encoder.embed_dim % heads:
-        raise ConfigError(f"depth {protocol.depth} must be at least 1, heads {heads} divide {encoder.embed_dim}")
+    check_heads(encoder.embed_dim, protocol.depth, protocol.heads)
     return max(1, len(levels)) * shown.segments * tokens

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from jepa.engines.base import processes
 from jepa.probes.published.benchmark_heads import RankHeads
-from jepa.probes.published.encode import Batch, is_read
+from jepa.probes.published.encode import Batch, only_read
 from jepa.probes.published.labelled import Side
 
 Source = Callable[[Iterator[Batch]], Iterator[tuple[Tensor, Tensor]]]
@@ -35,13 +35,13 @@ def read_side(
     """
     right, kept, said = torch.zeros(len(heads.own)), [torch.zeros(0, dtype=torch.int64)], [torch.zeros(0, classes)]
     for rows, tokens in source((0, part) for part in torch.arange(len(side)).split(batch)):
-        read = is_read(tokens).cpu()
-        found = _probabilities(heads, tokens[read.to(tokens.device)])
+        seen, readable = only_read(rows, tokens)
+        found = _probabilities(heads, readable)
         if found is not None:
-            right += _hits(found, side.labels[rows][read])
-        kept.append(rows[read])
+            right += _hits(found, side.labels[seen])
+        kept.append(seen)
         if chosen >= 0:
-            own = torch.zeros(len(kept[-1]), classes)
+            own = torch.zeros(len(seen), classes)
             if found is not None and chosen in heads.own:
                 own = found[heads.own.index(chosen)]
             # The other ranks add zeros: only one of them has this head.

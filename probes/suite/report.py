@@ -51,14 +51,14 @@ def scorecard(result: Result) -> tuple[list[str], list[list[str]]]:
 
 
 def measures(result: Result) -> tuple[list[str], list[list[str]]]:
-    """Head and rows of text: each measure of random init and of the checkpoints."""
+    """Head and rows of text: each measure of random init and of the checkpoints; ranks with the most they can be."""
     found: dict[str, Result] = result["measures"]
-    most = next(iter(found.values()))
-    of = {"rankme": f" of {most['rank']}", "lidar": f" of {most['lidar_rank']}"}
-    rows = [
-        [name + of.get(key, ""), *(_number(values[key], 1 if key in of else 3) for values in found.values())]
-        for key, name in MEASURES.items()
-    ]
+    most = {"rankme": "rank", "lidar": "lidar_rank"}  # of each encoder's own width
+
+    def cell(values: Result, key: str) -> str:
+        return f"{_number(values[key], 1)} of {values[most[key]]}" if key in most else _number(values[key])
+
+    rows = [[name, *(cell(values, key) for values in found.values())] for key, name in MEASURES.items()]
     return ["without any label", *found], rows
 
 

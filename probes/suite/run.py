@@ -62,6 +62,7 @@ def run(checkpoints: Sequence[str], config: ProbeConfig) -> dict[str, Any]:
 
 def _finish(named: list[Checkpoint], own: dict[str, ProbeConfig], tables: dict[str, Any], out: Path) -> None:
     """Measure, print, and write the page; `own` and `tables` hold what each checkpoint was asked, and its answers."""
+    own = {n: replace(c, encoder=tables[n]["encoder"]["path"]) for n, c in own.items()}  # a run may have gone on since
     last = list(own.values())[-1]
     train, test = _clips(last, out / "cache")
     encoders = {RANDOM: _encoder("random_init", last), **{n: _encoder("pretrained", c) for n, c in own.items()}}
@@ -115,7 +116,7 @@ def as_trained(config: ProbeConfig) -> ProbeConfig:
     if not isinstance(values.get("data"), dict) or "shards" not in values["data"]:
         raise ConfigError(f"{config.encoder} does not say on how many frames it was trained; give frames=… and fps=…")
     longest = max(from_dict(DataConfig, values["data"], str(path)).parts, key=lambda part: part.frames)
-    return replace(config, frames=longest.frames, fps=longest.fps)
+    return replace(config, frames=longest.frames, fps=max(0.0, longest.fps))
 
 
 def _encoder(maker: str, config: ProbeConfig) -> Encoder:

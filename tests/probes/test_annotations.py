@@ -316,6 +316,14 @@ BAD_ROWS = {
     "JSON that is cut off": ("ssv2", "test", "}]", "", "validation.json: not a JSON file"),
     "a list where an object should be": ("ssv2", "labels", None, "[]", "labels.json: not a JSON object"),
     "an entry that is no object": ("diving48", "test", None, "[3]", "test.json, entry 0: 'vid_name' is None"),
+    "a video twice in test": ("csv", "test", None, "b.mp4 0\nb.mp4 0", "line 2: video '.*b.mp4' is listed before"),
+    "a video with two classes": (
+        "csv",
+        "train",
+        None,
+        "a.mp4 0\nb.mp4 1\na.mp4 1",
+        "line 3: video '.*a.mp4' is listed",
+    ),
     "a video of COIN twice": ("coin", "labels", '"ccc"', '"bbb"', "'bbb' is there twice"),
     "an unknown subset of COIN": ("coin", "labels", '"testing"', '"validation"', "'ddd': subset 'validation'"),
     "a task with two names": (

@@ -20,7 +20,7 @@ from jepa.models.predictor import PredictorConfig
 from jepa.probes.annotations import epic_kitchens
 from jepa.probes.annotations.base import UNSEEN
 from jepa.probes.kinds import anticipation as kind
-from jepa.probes.kinds.base import Features
+from jepa.probes.kinds.base import Features, ProbeError
 from jepa.probes.published import anticipation, excerpt
 from jepa.probes.published.anticipation import AnticipationConfig
 from jepa.probes.published.anticipation_clips import ActionClips, Observed, clip_times, find_actions
@@ -279,8 +279,11 @@ def test_a_run_end_to_end_and_what_is_done_stays_done(kitchen, tmp_path, capsys,
         path.name for path in (tmp_path / "pretrained").iterdir()
     }
     assert json.loads((tmp_path / "anticipation.json").read_text())["rows"] == json.loads(json.dumps(result["rows"]))
-    printed = capsys.readouterr().out
-    assert "optimistic" in printed and "mask token 1 of 3" in printed
+    printed, page = capsys.readouterr().out, (tmp_path / "report.html").read_text()
+    assert all("optimistic" in text and "mask token 1 of 3" in text for text in (printed, page))
+    assert all("1 clips for verb" in text.replace("\n", " ") for text in (printed, page))
+    assert "Classes: random_init" in page and "data:image/png" in page and "0 2" in page  # an action, by its numbers
+    assert result["data"]["not_in_fit"] == {"verb": 0, "noun": 0, "action": 0}
     OmegaConf.create(to_dict(config))  # as it is kept
     monkeypatch.setattr(ActionClips, "__call__", lambda *_: pytest.fail("nothing is to be read again"))
     assert json.loads(json.dumps(anticipation.run(config)["rows"])) == json.loads(json.dumps(result["rows"]))
@@ -318,6 +321,18 @@ def test_a_video_that_cannot_be_read_is_said(kitchen, tmp_path):
     assert list(actions.unread) == [str(broken)] and len(actions.fit) == len(actions.validation) == 1
 
 
+def test_heads_that_do_not_divide_the_width_and_undecodable_clips_are_one_line(kitchen, tmp_path, monkeypatch):
+    with pytest.raises(ConfigError, match="heads 3 divide 16"):
+        anticipation.run(configured(kitchen, tmp_path / "heads", heads=3))
+
+    def torn(*_):
+        raise DataError("cannot be decoded")
+
+    monkeypatch.setattr(ActionClips, "__call__", torn)
+    with pytest.raises(ProbeError, match="none of the clips to fit could be decoded"):
+        anticipation.run(configured(kitchen, tmp_path / "torn"))
+
+
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
@@ -326,6 +341,9 @@ def test_a_video_that_cannot_be_read_is_said(kitchen, tmp_path):
         ({"rows": ("pixels",)}, "rows: 'pixels' is not one of"),
         ({"ahead_train": (2.0, 1.0)}, "ahead_train"),
         ({"size": 0}, "size 0: must be at least 1"),
+        ({"heads": 0}, "heads 0: must be at least 1"),
+        ({"lr": ()}, "give at least one of each"),
+        ({"workers": -1}, "workers -1: must be at least 0"),
     ],
 )
 def test_settings_out_of_range_are_one_line(changed, message):

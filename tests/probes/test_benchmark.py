@@ -16,10 +16,13 @@ from jepa import checkpoint
 from jepa.config import ConfigError, load_config
 from jepa.data.errors import DataError
 from jepa.preemption import Preempted
-from jepa.probes.published import benchmark_row, encode, views
-from jepa.probes.published.benchmark import BenchmarkConfig, run
+from jepa.probes.kinds.base import ProbeError
+from jepa.probes.published import benchmark, benchmark_row, encode, views
+from jepa.probes.published.benchmark import run
+from jepa.probes.published.benchmark_config import BenchmarkConfig
 from jepa.probes.published.benchmark_heads import RankHeads
 from jepa.probes.published.benchmark_training import minibatches
+from jepa.probes.published.labelled import label, read_annotations
 
 made = SimpleNamespace(**runpy.run_path(str(Path(__file__).with_name("benchmark_fixtures.py"))))
 
@@ -178,6 +181,44 @@ def test_videos_that_cannot_be_read_are_counted_and_listed(encoder_run, lists, t
         assert late in (tmp_path / cache / "report.html").read_text()
 
 
+@pytest.mark.parametrize("side", ["train", "test"])
+def test_a_side_without_a_video_that_can_be_decoded_is_one_line(encoder_run, lists, tmp_path, monkeypatch, side):
+    """And no table of heads that have learned nothing, or that nothing has chosen."""
+    readable = {path.read_bytes() for path in lists.glob("*.mp4") if not path.name.startswith(side)}
+    decoded = views.decode
+
+    def decode(data, ids=None):
+        if data not in readable:
+            raise DataError("no frame can be decoded")
+        return decoded(data, ids)
+
+    monkeypatch.setattr(views, "decode", decode)
+    with pytest.raises(ProbeError, match=f"no {side} video could be decoded: .*unread-{side}-"):
+        run(config_of(encoder_run, lists, tmp_path / "out"))
+    monkeypatch.setattr(benchmark, "_floor", lambda *_: [])
+    name = {"train": "validation|none of the clips to fit", "test": "no test video"}[side]
+    with pytest.raises(ProbeError, match=name):
+        run(config_of(encoder_run, lists, tmp_path / "out"))
+
+
+def test_classes_without_a_clip_to_fit_and_test_videos_of_train_are_said(encoder_run, lists, tmp_path, capsys):
+    (tmp_path / "copy.mp4").write_bytes((lists / "train_0_0.mp4").read_bytes())
+    train = (lists / "train.csv").read_text().splitlines()
+    (tmp_path / "train.csv").write_text("\n".join([*train, f"{lists}/test_0_0.mp4 3"]))
+    test = [line for line in (lists / "test.csv").read_text().splitlines() if "test_0_0" not in line]
+    (tmp_path / "test.csv").write_text("\n".join([*test, f"{tmp_path}/copy.mp4 0"]))
+    for seed in range(9):  # one that holds out the only video of class 3
+        given = (f"annotations.train={tmp_path}/train.csv", f"annotations.test={tmp_path}/test.csv", f"seed={seed}")
+        config = config_of(encoder_run, lists, tmp_path / "out", *given)
+        data = label(read_annotations(config.annotations, 0, seed), tmp_path / "videos.jsonl", 0.25, seed, workers=0)
+        if not (data.fit.labels == 3).any():
+            break
+    found = run(config)["data"]
+    assert found["not_in_fit"] == ["3"] and found["test_in_train"] == [f"{tmp_path}/copy.mp4"]
+    printed = capsys.readouterr().out
+    assert "1 classes have no video to fit on" in printed and "1 test videos are byte for byte in train too" in printed
+
+
 def test_the_loss_of_rows_adds_up():
     g = torch.Generator().manual_seed(0)
     outputs, labels = torch.randn(2, 5, 3, generator=g), torch.tensor([0, 1, 2, 2, 0])
@@ -195,7 +236,21 @@ def test_minibatches_are_the_same_from_any_of_them_on():
         assert all(torch.equal(a, b) for (_, a), (_, b) in zip(left, every[start:], strict=True))
 
 
-@pytest.mark.parametrize("values", ["frame_step=0", "fps=4", "augment=some", "cache=true", "rows=[pixels]", "batch=0"])
+WRONG = [
+    "frame_step=0",
+    "fps=4",
+    "augment=some",
+    "cache=true",
+    "rows=[pixels]",
+    "batch=0",
+    "heads=0",
+    "depth=0",
+    "lr=[]",
+]
+WRONG += ["lr=[0]", "weight_decay=[]", "workers=-1", "limit=-1", "knn_clips=0", "frame_step=-2", "warmup=-1"]
+
+
+@pytest.mark.parametrize("values", WRONG)
 def test_wrong_values_are_one_line(encoder_run, lists, tmp_path, values):
     with pytest.raises(ConfigError, match=values.split("=")[0]):
         config_of(encoder_run, lists, tmp_path / "out", values)

@@ -9,7 +9,8 @@ import pytest
 from PIL import Image
 
 from jepa.config import load_config, preset_names
-from jepa.probes.published.benchmark import BenchmarkConfig, run
+from jepa.probes.published.benchmark import run
+from jepa.probes.published.benchmark_config import BenchmarkConfig
 
 made = SimpleNamespace(**runpy.run_path(str(Path(__file__).with_name("benchmark_fixtures.py"))))
 official = SimpleNamespace(**runpy.run_path(str(Path(__file__).with_name("test_annotations.py"))))

@@ -1,5 +1,7 @@
 """Clips are the frames and labels they say they are, the same for the same seed, and never on both sides."""
 
+import os
+
 import numpy as np
 import pytest
 import torch
@@ -7,8 +9,9 @@ import torch
 from jepa.data.decode import decode
 from jepa.data.errors import DataError
 from jepa.data.index import Manifest
-from jepa.probes.clips import ClipSpec, Episodes, draw_windows, folds, load_clips, make_clips, open_split
+from jepa.probes.clips import ClipSpec, Episodes, draw_windows, folds, load_clips, make_clips, open_split, too_short
 from jepa.probes.kinds.base import ProbeError
+from jepa.probes.store import Store
 
 SPEC = ClipSpec(frames=4, fps=0, size=32, per_episode=3, max_clips=100)
 
@@ -40,6 +43,7 @@ def test_a_seed_draws_clips_and_coins(episodes, tmp_path):
     again = make_clips(tmp_path / "again", episodes, SPEC, [1], ignore)
     assert paths[1].read_bytes() == again[1].read_bytes()  # alone or beside another seed
     a, b = (load_clips(paths[s]) for s in (0, 1))
+    assert torch.equal(b.frames, load_clips(again[1]).frames)
     assert not torch.equal(a.frames, b.frames) and not torch.equal(a.coins, b.coins)
     assert a.coins.dtype == torch.float64 and 0 <= a.coins.min() < 0.5 < a.coins.max() < 1
 
@@ -51,6 +55,26 @@ def test_clips_are_made_once(episodes, tmp_path):
     assert calls == [6]  # nothing left to do but to say so
     other = ClipSpec(frames=2, fps=0, size=32, per_episode=3, max_clips=100)
     assert make_clips(tmp_path, episodes, other, [0], ignore)[0] != path
+
+
+def test_the_frames_of_one_episode_are_in_memory_at_a_time(episodes, tmp_path, monkeypatch):
+    written, write = [], Store.write
+    monkeypatch.setattr(
+        Store, "write", lambda store, ids, values: (written.append(len(ids)), write(store, ids, values))
+    )
+    make_clips(tmp_path, episodes, SPEC, [0, 1], ignore)
+    assert written == [3] * 12
+
+
+def test_a_damaged_cache_is_one_line(episodes, tmp_path):
+    path = make_clips(tmp_path, episodes, SPEC, [0], ignore)[0]
+    frames = next(tmp_path.rglob("values.bin"))
+    os.truncate(frames, frames.stat().st_size - 1)
+    with pytest.raises(ProbeError, match=f"not readable; remove {tmp_path} and start again"):
+        load_clips(path)
+    path.write_bytes(b"")
+    with pytest.raises(ProbeError, match="not readable"):
+        load_clips(path)
 
 
 def test_frames_are_taken_at_the_rate_asked_for(episodes):
@@ -68,6 +92,12 @@ def test_windows_are_capped_and_distinct(episodes):
 def test_too_short_videos_are_an_error(episodes):
     with pytest.raises(ProbeError, match="no episode has 13 frames"):
         draw_windows(episodes, ClipSpec(13, 0, 32, 1, 100), 0)
+    keys = [entry.key for entry in episodes.manifest]
+    assert too_short(episodes, ClipSpec(13, 0, 32, 1, 100)) == keys
+    assert not too_short(episodes, ClipSpec(12, 0, 32, 1, 100))
+    assert too_short(episodes, ClipSpec(4, 1.0, 32, 1, 100)) == keys and not too_short(
+        episodes, ClipSpec(3, 1.0, 32, 1, 100)
+    )
 
 
 def test_a_split_shares_no_episode(moving_square):

@@ -29,7 +29,7 @@ def classes(seed: int, share: float, spare: int = 0, episodes=EPISODES, **given)
 
 @pytest.fixture
 def folder(tmp_path):
-    def write(name: str, parts: list[Predictions], test: str = "clips") -> str:
+    def write(name: str, parts: list[Predictions], test: str | dict[int, str] = "clips") -> str:
         predictions.write(tmp_path / name / predictions.FILE, parts, test)
         return str(tmp_path / name)
 
@@ -89,13 +89,59 @@ def test_only_what_both_have_is_compared(folder):
     assert c["seeds"] == [1] and c["probe"] == "linear" and c["t95"] == [None, None]
 
 
+def test_seeds_are_compared_that_were_tested_on_the_same_clips(folder):
+    """More seeds in one folder are no reason to refuse; another data set under one of them is."""
+    a = folder("a", [classes(s, 0.6) for s in range(3)], {s: f"clips {s}" for s in range(3)})
+    b = folder("b", [classes(s, 0.8) for s in range(2)], {s: f"clips {s}" for s in range(2)})
+    (c,) = run([a, b])["comparisons"]
+    assert c["seeds"] == [0, 1] and c["difference"] == pytest.approx(0.2, abs=0.01)
+    other = folder("c", [classes(s, 0.8) for s in range(2)], {0: "clips 0", 1: "others"})
+    with pytest.raises(ProbeError, match="other clips"):
+        run([a, other])
+
+
+def test_what_only_one_folder_has_is_said(folder, capsys):
+    both = [classes(0, 0.6), classes(0, 0.6, maker="random_init")]
+    speed = [classes(0, 0.6, task="speed", kind=kind) for kind in ("linear", "knn")]
+    a = folder("a", [*both, *speed, classes(1, 0.6)])
+    b = folder("b", [*both, classes(0, 0.6, maker="image"), classes(0, 0.6, kind="knn")])
+    found = run([a, b])
+    assert found["only"] == [
+        {"folder": a, "against": b, "has": ["seed 1", "task speed"]},
+        {"folder": b, "against": a, "has": ["row image", "arrow knn pooled"]},
+    ]
+    said = " ".join(capsys.readouterr().out.split())
+    assert "seed 1, task speed" in said and "row image, arrow knn pooled" in said
+    assert run([a, a])["only"] == []
+
+
+def test_one_episode_gives_no_verdict(folder, capsys):
+    episodes = torch.zeros(200, dtype=torch.int64)
+    a, b = (folder(n, [classes(s, x, episodes=episodes) for s in range(3)]) for n, x in (("a", 0.6), ("b", 0.8)))
+    (c,) = run([a, b])["comparisons"]
+    assert c["bootstrap95"] == [None, None] and c["t95"][0] > 0 and c["verdict"] == "not separated"
+    assert "better" not in capsys.readouterr().out
+
+
+def test_results_of_other_verbs_are_named(folder, tmp_path):
+    a = folder("a", [classes(0, 0.6)])
+    for verb, words in (
+        ("suite", "of `jepa probe suite`: give the folder of one of its checkpoints"),
+        ("benchmark", "of `jepa probe benchmark`, whose page"),
+    ):
+        (tmp_path / verb).mkdir()
+        (tmp_path / verb / f"{verb}.json").write_text("{}")
+        with pytest.raises(ProbeError, match=words):
+            run([a, str(tmp_path / verb)])
+
+
 def test_what_cannot_be_compared_is_one_line(folder):
     a = folder("a", [classes(0, 0.6)])
     with pytest.raises(ProbeError, match=r"b was tested on other clips than .*a"):
         run([a, folder("b", [classes(0, 0.6)], test="others")])
     with pytest.raises(ProbeError, match="arrow, linear pooled was asked of other clips"):
         run([a, folder("c", [classes(0, 0.6, first=torch.arange(200) + 1)])])
-    with pytest.raises(ProbeError, match="other seeds"):
+    with pytest.raises(ProbeError, match=r"probe seeds 4, .*a 0: none in common"):
         run([a, folder("d", [classes(4, 0.6)])])
     with pytest.raises(ProbeError, match="no row 'image'; there are: pretrained"):
         run([a, a], row="image")

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from rich.console import Console
 from torch import nn
 
 from jepa import checkpoint
@@ -15,6 +16,7 @@ from jepa.models.encoder import build_encoder
 from jepa.probes import features
 from jepa.probes.dense.images import find_pairs, read_images, read_maps
 from jepa.probes.dense.maps import UNKNOWN, map_sums, scores_of
+from jepa.probes.dense.report import show, summarise
 from jepa.probes.dense.run import DenseConfig, run
 from jepa.probes.kinds import dense
 from jepa.probes.kinds.base import Features, ProbeError
@@ -233,6 +235,8 @@ def test_every_row_is_measured_and_what_is_encoded_is_kept(given, depth, tmp_pat
 
     monkeypatch.setattr(features, "encode", lambda *a: pytest.fail("tokens that are there were made again"))
     assert run(config) == result
+    with pytest.raises(ConfigError, match=r"holds the results of another config \(seed: 0 there, 5 here\)"):
+        run(replace(config, seed=5))
 
 
 def test_a_train_image_among_the_tests_and_an_unknown_task_are_refused(given, tmp_path):
@@ -247,6 +251,22 @@ def test_a_train_image_among_the_tests_and_an_unknown_task_are_refused(given, tm
     (tmp_path / "segmentation" / "test" / "images" / "scene0" / "view1.png").write_bytes(copy.read_bytes())
     with pytest.raises(ProbeError, match=r"view1\.png is a train image too"):
         run(config)
+
+
+@pytest.mark.parametrize("values", ["seeds=0", "size=-4", "depth_unit=0"])
+def test_wrong_values_are_one_line(given, values):
+    with pytest.raises(ConfigError, match=values.replace("=", " ")):
+        given(False, values)
+
+
+def test_one_group_of_test_images_has_no_interval(capsys):
+    sums = {maker: [np.array([[3.0, 1.0, 4.0, 2.0, 4.0, 2.0]] * 3)] for maker in ("pretrained", "random_init")}
+    found = summarise(sums, np.array([0, 0, 1]), False, 0)
+    assert found["differences"]["miou"]["bootstrap95"] == [0.0, 0.0]
+    alone = summarise(sums, np.zeros(3), False, 0)
+    assert alone["differences"]["miou"]["bootstrap95"] == [None, None]
+    show(alone | {"images": [3, 3], "config": {"task": "segmentation"}}, Console())
+    assert "one group of test images: no interval" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("name", preset_names("dense"))

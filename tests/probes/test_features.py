@@ -5,7 +5,7 @@ import torch
 from jepa.data.transforms import normalize
 from jepa.models.encoder import build_encoder
 from jepa.probes import features
-from jepa.probes.store import Rows
+from jepa.probes.store import Rows, open_store
 
 
 def clips(count: int = 10) -> torch.Tensor:
@@ -76,3 +76,38 @@ def test_processes_encode_their_shares_and_clips_left_as_they_were_are_copied(ti
     assert torch.equal(torch.cat(encoded), changed[[1, 6]])
     assert torch.equal(made.values[[0, 5]], drawn.values[[0, 5]]) and not torch.equal(made.values[6], drawn.values[6])
     assert torch.equal(made.values[[1, 6]], real(encoder, changed[[1, 6]]).half())
+
+
+def test_a_few_clips_are_in_memory_at_a_time(tmp_path, monkeypatch):
+    """Frames that are read when they are indexed, as a store and clips that a task changes are."""
+    monkeypatch.setattr(features, "CHUNK", 4)
+    frames, asked = clips(11), []
+
+    class Lazy:
+        shape = frames.shape
+
+        def __len__(self):
+            return len(frames)
+
+        def __getitem__(self, ids):
+            asked.append(len(ids))
+            return frames[ids]
+
+    plain = open_store(tmp_path, {"plain": True}, 11, (1,), torch.float32)
+    plain.write(range(11), torch.zeros(11, 1))
+    store = open_store(tmp_path, {}, 11, (1,), torch.float32)
+    features.fill(store, Lazy(), lambda part: part.flatten(1).float().mean(1, keepdim=True), plain=(Lazy(), plain))
+    assert asked == [4, 4, 4, 4, 3, 3] and store.complete and not store.values.any()  # all were copied
+
+    thumbnails = features.view("flat", torch.empty(0), Rows(Lazy(), torch.arange(11)), "pixels")
+    assert max(asked) == 4 and torch.equal(thumbnails, features.thumbnails(frames))
+
+
+def test_pixel_axes_are_those_of_all_tokens_and_of_no_other_rows():
+    frames, rows = clips(20), torch.tensor([0, 3, *range(6, 19)])
+    axes = features.pixel_axes(frames, rows, 4, 2, 5)
+    tokens = features.pixel_tokens(frames[rows], 4, 2).flatten(0, 1)
+    own = torch.linalg.svd(tokens - tokens.mean(0), full_matrices=False).Vh[:5].T
+    torch.testing.assert_close((axes * own).sum(0).abs(), torch.ones(5), atol=1e-4, rtol=0)
+    narrowed = features.narrowed(frames, 4, 2, axes)
+    torch.testing.assert_close(narrowed, features.pixel_tokens(frames, 4, 2) @ axes)

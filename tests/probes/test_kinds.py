@@ -7,8 +7,8 @@ import pytest
 import torch
 from sklearn.linear_model import LogisticRegression, Ridge
 
-from jepa.config import build, plugin_names
-from jepa.probes.kinds import attentive, knn, linear, regression
+from jepa.config import ConfigError, build, plugin_names
+from jepa.probes.kinds import attentive, attentive_regression, dense, knn, linear, regression
 from jepa.probes.kinds.base import Compactor, Features, ProbeError, split_episodes
 from jepa.probes.tasks import CLASSIFY, REGRESS
 
@@ -174,3 +174,75 @@ def test_attentive_picks_its_head_on_episodes_held_out_of_fit():
         probe = attentive.build(config, np.random.default_rng(0))
         probe.fit(seen, targets)
         assert probe.chosen["lr"] == 3e-3
+
+
+def test_where_one_class_is_left_to_fit_the_linear_probe_takes_its_first_setting():
+    """Two episodes of a class each: without the held-out one there is nothing to tell apart."""
+    values = torch.cat((torch.randn(6, 4) - 5, torch.randn(6, 4) + 5))
+    targets = torch.arange(12) // 6
+    features = Features(values, targets)
+    probe = linear.build(linear.Config(c=(1.0, 0.1)), np.random.default_rng(0))
+    probe.fit(features, targets)
+    assert probe.chosen["c"] == 1.0 and np.isnan(probe.chosen["validation"])
+    assert torch.equal(probe.predict(features), targets)
+    with pytest.raises(ProbeError, match="all 12 clips to fit are of one class"):
+        probe.fit(features, torch.ones(12, dtype=torch.int64))
+
+
+@pytest.mark.parametrize("kind", VALUES)
+def test_where_no_score_is_defined_the_first_setting_is_taken(kind):
+    """One clip is held out, of which R² says nothing."""
+    features, targets = planted(kind, clips=12)
+    episodes = torch.tensor([0] * 11 + [1])  # two episodes: the one that is held out must be that of one clip
+    seed = next(s for s in range(9) if split_episodes(episodes, 0.2, np.random.default_rng(s))[1].sum() == 1)
+    probe = make(kind, seed)
+    probe.fit(Features(features.values, episodes), targets)
+    assert np.isnan(probe.chosen["validation"])
+    first = {"alpha": 1e-4} if kind == "regression" else {"lr": 1e-2}
+    assert first.items() <= probe.chosen.items()
+
+
+@pytest.mark.parametrize("halving", [0, 1])
+def test_a_head_that_diverges_is_passed_over_where_no_score_is_defined(halving):
+    features, targets = planted("attentive_regression", clips=12)
+    episodes = torch.tensor([0] * 11 + [1])
+    seed = next(s for s in range(9) if split_episodes(episodes, 0.2, np.random.default_rng(s))[1].sum() == 1)
+    given = {"depth": 1, "heads": 2, "epochs": 2, "batch": 4, "lr": (1e38, 1e-3), "weight_decay": (0.1,)}
+    config = attentive_regression.Config(**given, halving=halving)
+    probe = attentive_regression.build(config, np.random.default_rng(seed))
+    probe.fit(Features(features.values, episodes), targets)
+    assert probe.chosen["lr"] == 1e-3 and np.isnan(probe.chosen["validation"])
+
+
+def test_a_dense_head_that_diverges_is_never_kept():
+    g = torch.Generator().manual_seed(0)
+    features = Features(torch.randn(8, 4, 3, generator=g), torch.arange(8))
+    depths = 1 + torch.rand(8, 4, 4, generator=g)
+    probe = dense.build(dense.Config(epochs=2, lr=(torch.inf, 1e-3), weight_decay=(0.1,)), np.random.default_rng(0))
+    probe.fit(features, depths)
+    assert probe.chosen["lr"] == 1e-3 and np.isfinite(probe.chosen["validation"])
+
+
+@pytest.mark.parametrize("share", [0, 1, -0.5, float("nan")])
+@pytest.mark.parametrize("kind", [linear, regression, attentive, attentive_regression, dense])
+def test_a_share_of_validation_that_cannot_be_is_one_line(kind, share):
+    with pytest.raises(ConfigError, match=r"\.validation=.*: must be between 0 and 1$"):
+        kind.Config(validation=share)
+
+
+@pytest.mark.parametrize(
+    ("kind", "given", "words"),
+    [
+        (knn, {"k": 0}, "knn.k=0"),
+        (knn, {"temperature": 0}, "knn.temperature=0"),
+        (linear, {"c": ()}, r"linear.c=\[\]"),
+        (linear, {"iterations": 0}, "linear.iterations=0"),
+        (regression, {"alpha": (1, 0)}, r"regression.alpha=\[1, 0\]"),
+        (attentive, {"epochs": 0}, "attentive.epochs=0"),
+        (attentive_regression, {"lr": ()}, "attentive_regression.lr"),
+        (dense, {"batch": 0}, "probe.batch=0"),
+    ],
+)
+def test_settings_that_cannot_be_are_one_line(kind, given, words):
+    with pytest.raises(ConfigError, match=words):
+        kind.Config(**given)

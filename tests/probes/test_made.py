@@ -74,7 +74,21 @@ def test_clips_without_halves_are_refused(name):
         TASKS[name].make(clips(3), COINS)
 
 
-def test_a_phase_is_the_last_frames_and_below_zero_is_none():
-    arrays = {"phase": torch.tensor([[0, 0, 2], [1, 1, -1], [3, 3, 3]])}
-    values, rows = TASKS["phase"].target(ClipSet(clips(3)[:3], torch.arange(3), COINS[:3], arrays))
+def target(name: str, values: torch.Tensor):
+    return TASKS[name].target(ClipSet(clips(3)[:3], torch.arange(3), COINS[:3], {TASKS[name].needs: values}))
+
+
+def test_a_class_below_zero_is_none():
+    values, rows = target("phase", torch.tensor([[0, 0, 2], [1, 1, -1], [3, 3, 3]]))
     assert rows.tolist() == [True, False, True] and values[rows].tolist() == [2, 3]
+    values, rows = target("skill", torch.tensor([[2, 2, 2], [-1, -1, -1], [0, 2, 2]]))
+    assert rows.tolist() == [True, False, False] and values[rows].tolist() == [2] and values.min() == 0
+
+
+@pytest.mark.parametrize("name", ["gripper", "state", "object"])
+def test_a_value_that_is_nan_is_none(name):
+    given = torch.ones(3, 3, 4)
+    given[1, -1, 1] = torch.nan  # at the last frame, which is what is asked for
+    given[2, 0] = torch.nan
+    values, rows = target(name, given)
+    assert rows.tolist() == [True, False, True] and values[rows].isfinite().all()

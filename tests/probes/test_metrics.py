@@ -98,3 +98,16 @@ def test_resampling_in_parts_is_resampling_at_once(monkeypatch):
 def test_a_score_that_is_never_defined_has_no_interval():
     row = [(metrics.value_sums(np.zeros((1, 2)), np.ones((1, 2))), np.zeros(1, int))]
     assert np.isnan(metrics.bootstrap(row, "r2", np.random.default_rng(0))).all()
+
+
+def test_a_single_group_has_no_interval():
+    """Every draw of one episode is that episode: an interval of no width would claim to be sure."""
+    true = np.zeros(8, int)
+    right, wrong = (metrics.class_sums(guess, true, 2) for guess in (true, true + 1))
+    one, two = np.full(8, 3), np.repeat((3, 4), 4)
+    for ours, control, episodes, defined in ((right, wrong, one, False), (right, wrong, two, True)):
+        rng = np.random.default_rng(0)
+        found = metrics.bootstrap_difference([(ours, episodes)] * 3, [(control, episodes)] * 3, "accuracy", rng)
+        assert np.isfinite(found).all() == np.isfinite(metrics.bootstrap([(ours, episodes)], "accuracy", rng)).all()
+        assert np.isfinite(found).all() == defined
+    assert np.isnan(metrics.bootstrap(metrics.alone([(right[:1], one[:1])]), "accuracy", rng)).all()

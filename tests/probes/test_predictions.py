@@ -4,6 +4,7 @@ from dataclasses import fields
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from jepa.probes.kinds.base import ProbeError
 from jepa.probes.predictions import Predictions, pool, read, write
@@ -34,7 +35,7 @@ def test_what_is_written_is_read(tmp_path):
     given = [made(), made(3, "chance", "", best=False), made(1, "regression", values=True)]
     write(tmp_path / "new" / "p.safetensors", given, "clips-1")
     found, test = read(tmp_path / "new" / "p.safetensors")
-    assert test == "clips-1" and len(found) == 3
+    assert test == {0: "clips-1", 3: "clips-1", 1: "clips-1"} and len(found) == 3
     by_key = {m.key: m for m in found}
     assert all(same(m, by_key[m.key]) for m in given)
     assert "arrow/chance//pretrained/3" in by_key
@@ -50,9 +51,20 @@ def test_folds_become_one():
 
 def test_something_else_is_one_line(tmp_path):
     path = tmp_path / "p.safetensors"
-    with pytest.raises(ProbeError, match="not what `jepa probe` writes"):
+    with pytest.raises(ProbeError, match="no such file"):
         read(path)
     write(path, [made()], "clips-1")
     path.write_bytes(path.read_bytes()[:-9])
-    with pytest.raises(ProbeError, match="remove it"):
+    with pytest.raises(ProbeError, match=r"damaged .*remove it"):
         read(path)
+    save_file({"probabilities": torch.zeros(2)}, path)
+    with pytest.raises(ProbeError, match="not what `jepa probe PRESET` writes"):
+        read(path)
+    save_file({"probabilities": torch.zeros(2)}, path, {"test": "clips-1"})
+    with pytest.raises(ProbeError, match="of another version"):
+        read(path)
+
+
+def test_each_seed_names_its_clips(tmp_path):
+    write(tmp_path / "p", [made(0), made(1)], {0: "clips-1", 1: "clips-2"})
+    assert read(tmp_path / "p")[1] == {0: "clips-1", 1: "clips-2"}

@@ -7,7 +7,7 @@ from omegaconf import MISSING
 
 from jepa.config import load_config, preset_names
 from jepa.probes.published.anticipation import AnticipationConfig
-from jepa.probes.published.benchmark import BenchmarkConfig
+from jepa.probes.published.benchmark_config import BenchmarkConfig
 
 PUBLISHED = {
     "k400": (16, 4, 8, 3, 20, 256, 0, 20),

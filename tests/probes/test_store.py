@@ -107,7 +107,7 @@ def test_a_killed_writer_is_gone_on_from(tmp_path):
 def test_a_full_disk_is_said_before_anything_is_written(tmp_path, monkeypatch):
     usage = namedtuple("usage", "free")
     monkeypatch.setattr(module.shutil, "disk_usage", lambda path: usage(1000))
-    with pytest.raises(ProbeError, match=r"features need 2.5 GB, the disk has 0.0 GB; make room"):
+    with pytest.raises(ProbeError, match=r"2.5 GB are needed, the disk has 0.0 GB; make room"):
         open_store(tmp_path, {}, 10**8, SHAPE)
     open_store(tmp_path, {}, 3, SHAPE)
 

@@ -103,7 +103,16 @@ def test_the_scorecard_is_printed(found):
     console = Console(width=160, record=True, file=io.StringIO())
     suite_report.show(found[0], console)
     text = console.export_text()
-    assert "pretrain-20" in text and "LiDAR of " in text and "skill: n/a" in text
+    assert "pretrain-20" in text and "skill: n/a" in text
+    assert len(re.findall(r"LiDAR( +\d+\.\d of \d+){3}", text)) == 1
+
+
+def test_a_rank_stands_beside_the_most_that_it_can_be_for_this_encoder(found):
+    measured = {name: dict(values) for name, values in found[0]["measures"].items()}
+    measured["pretrain-20"] |= {"rankme": 3.25, "rank": 384}  # a wider encoder than the first
+    head, rows = suite_report.measures({"measures": measured})
+    cells = dict(zip(head, next(row for row in rows if row[0] == "RankMe"), strict=True))
+    assert cells["pretrain-20"] == "3.2 of 384" and cells["pretrain-10"].endswith(" of 2")
 
 
 def test_a_probe_is_marked_where_it_is_beyond_random_init(found):

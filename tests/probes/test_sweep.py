@@ -2,7 +2,7 @@
 
 import copy
 import math
-import subprocess
+import runpy
 import sys
 from itertools import product
 from pathlib import Path
@@ -404,12 +404,15 @@ def test_the_benchmarks_reference_is_the_same_probe(monkeypatch, recompute):
         monkeypatch.delitem(sys.modules, name)
 
 
-def test_the_benchmark_runs(tmp_path):
+def test_the_benchmark_runs(tmp_path, monkeypatch):
+    """In this process: to import it all again would take longer than the rest of the file."""
     sizes = "--width 36 --tokens 8 --batch 2 --attention-heads 4 --pixels 32 --clips 8 --depths 1 2"
     counts = "--rounds 1 --heads 3 --seeds 1 --epochs 1"
-    command = [sys.executable, BENCHMARKS / "probe_sweep.py", *sizes.split(), *counts.split()]
-    done = subprocess.run([*command, "--out", tmp_path / "out.md"], capture_output=True, text=True, timeout=120)
-    assert done.returncode == 0, done.stderr
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    monkeypatch.setattr(sys, "argv", ["probe_sweep.py", *sizes.split(), *counts.split(), "--out", f"{tmp_path}/out.md"])
+    runpy.run_path(str(BENCHMARKS / "probe_sweep.py"), run_name="__main__")
+    for name in [name for name in sys.modules if name.split(".")[0] == "reference"]:
+        monkeypatch.delitem(sys.modules, name)
     text = (tmp_path / "out.md").read_text()
     for found in ("3 heads of depth 1: D = 36", "3 heads of depth 2", "32 tokens of 36", "| 3 halvings | 3"):
         assert found in text

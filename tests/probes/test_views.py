@@ -157,6 +157,11 @@ def test_a_survey_lists_what_cannot_be_read_and_reads_nothing_twice(video, tmp_p
         survey([video, torn], file, workers=0)
     assert len(looked) == 1
 
+    file.write_text(file.read_text() + "{")
+    before = file.read_text()
+    survey([video], file, workers=0)
+    assert file.read_text() == before and len(looked) == 1  # nothing to read: other processes may be reading the file
+
 
 def test_tokens_are_ordered_by_level_segment_and_time(tiny):
     encoder = build_encoder(tiny, 0).eval()
