@@ -19,7 +19,7 @@ TYPED := \
 	jepa.masks.base jepa.objectives.base jepa.worlds.base jepa.data.sources.base \
 	jepa.data.clip jepa.data.config jepa.data.errors jepa.data.index jepa.data.loader jepa.data.merge jepa.data.order \
 	jepa.data.pack jepa.data.sampling jepa.data.store \
-	jepa.planning.envs.base jepa.planning.goals jepa.planning.planners.base jepa.probes.kinds.base
+	jepa.planning.constraints jepa.planning.envs.base jepa.planning.goals jepa.planning.inverse jepa.planning.planners.base jepa.probes.kinds.base
 
 define OPENGL_CHECK
 from jepa.planning.envs.base import make
