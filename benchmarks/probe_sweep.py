@@ -4,7 +4,8 @@
 
 The heads that are trained one by one are a plain reading of the reference's (benchmarks/reference/probe.py), from the
 same weights and on the same tokens; their losses are compared at every step. Sides take turns in one process; time is
-its CPU time, on one thread. About 15 minutes on a quiet core, nearly all of them for 20 heads of depth 4.
+its CPU time, on one thread. About half an hour on a quiet core, most of it for 20 heads of depth 4 and for halving
+on many clips.
 """
 
 import argparse
@@ -190,9 +191,9 @@ def digits(seed: int, noise: float, train: int) -> tuple[Features, Tensor, Featu
     return features.rows(rows[:train]), truth[:train], features.rows(rows[train:]), truth[train:]
 
 
-def pruning(seeds: int, base: attentive.Config, progress: Callable[[str], None]) -> Iterator[str]:
+def pruning(seeds: int, train: int, base: attentive.Config, progress: Callable[[str], None]) -> Iterator[str]:
     """Lines of Markdown: test scores of the head that the full sweep chooses, and of the one that halving leaves."""
-    yield f"## Halving: digits, 20 heads, {seeds} seeds"
+    yield f"## Halving: digits, {train} clips to learn from, 20 heads, {seeds} seeds"
     yield ""
     yield "| | work | CPU time | balanced accuracy on test, mean | minus the full sweep's, points (95 %) |"
     yield "|---|--:|--:|--:|--:|"
@@ -201,7 +202,7 @@ def pruning(seeds: int, base: attentive.Config, progress: Callable[[str], None])
     for halving in (0, 3):
         scores, seconds, work = [], [], 0.0
         for seed in range(seeds):
-            seen, targets, unseen, truth = digits(seed, 1.0, 450)
+            seen, targets, unseen, truth = digits(seed, 1.0, train)
             config = attentive.Config(**{**vars(base), "halving": halving})
             probe = attentive.build(config, np.random.default_rng(seed))
             start = time.process_time()
@@ -235,7 +236,9 @@ def main() -> None:
     before = os.getloadavg()[0]
     lines = list(races(args, progress))
     lines += cached(args.rounds, args.clips, EncoderConfig(args.pixels, width=args.width, depth=12, heads=6), 16)
-    lines += pruning(args.seeds, attentive.Config(depth=2, heads=4, epochs=args.epochs, batch=32), progress)
+    base = attentive.Config(depth=2, heads=4, epochs=args.epochs, batch=32)
+    for train in args.train:
+        lines += pruning(args.seeds, train, base, progress)
     load = f"Load average (1 minute): {before:.1f} before, {os.getloadavg()[0]:.1f} after; this process is 1 of it."
     command = f"OMP_NUM_THREADS=1 python benchmarks/probe_sweep.py {' '.join(sys.argv[1:])}".rstrip()
     title = f"# Probe sweeps, cached features, halving: {datetime.date.today()}"
@@ -262,6 +265,7 @@ def arguments() -> argparse.Namespace:
         ("epochs", 20, "of the halving"),
     ):
         parser.add_argument(f"--{name}", type=int, default=default, help=f"{text} ({default})")
+    parser.add_argument("--train", type=int, nargs="*", default=[450, 1200], help="clips to halve on (450 1200)")
     parser.add_argument("--depths", type=int, nargs="*", default=[1, 4], help="of the probes (1 4)")
     parser.add_argument("--out", type=Path, help="a Markdown file to write")
     return parser.parse_args()

@@ -407,7 +407,7 @@ def test_the_benchmarks_reference_is_the_same_probe(monkeypatch, recompute):
 def test_the_benchmark_runs(tmp_path, monkeypatch):
     """In this process: to import it all again would take longer than the rest of the file."""
     sizes = "--width 36 --tokens 8 --batch 2 --attention-heads 4 --pixels 32 --clips 8 --depths 1 2"
-    counts = "--rounds 1 --heads 3 --seeds 1 --epochs 1"
+    counts = "--rounds 1 --heads 3 --seeds 1 --epochs 1 --train 450"
     monkeypatch.syspath_prepend(BENCHMARKS)
     monkeypatch.setattr(sys, "argv", ["probe_sweep.py", *sizes.split(), *counts.split(), "--out", f"{tmp_path}/out.md"])
     runpy.run_path(str(BENCHMARKS / "probe_sweep.py"), run_name="__main__")
