@@ -19,7 +19,8 @@ app = typer.Typer(
 @app.command()
 def bench(preset: Preset, overrides: Overrides = None) -> None:
     """Plan towards goal images in closed loop, beside random actions, doing nothing and an oracle."""
-    from jepa.planning.bench.run import PlanConfig, run
+    from jepa.planning.bench.config import PlanConfig
+    from jepa.planning.bench.run import run
 
     run(configured(PlanConfig, "plan", preset, overrides))
 

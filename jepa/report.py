@@ -61,11 +61,8 @@ def write_report(run_dir: Path) -> Path:
     """
     run = Path(run_dir)
     written = {title: _guarded(section, run) for title, section in SECTIONS[kind(run)].items()}
-    target = run / "report.html"
-    partial = run / "report.partial"
-    subtitle = f"Run folder {run.resolve()}"
-    partial.write_text(page.page(f"jepa: {run.resolve().name}", subtitle, written), encoding="utf-8")
-    partial.replace(target)
+    title, subtitle = f"jepa: {run.resolve().name}", f"Run folder {run.resolve()}"
+    target = page.write_page(run / "report.html", title, subtitle, written)
     console.print(f"wrote {target}")
     return target
 

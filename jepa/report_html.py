@@ -179,6 +179,13 @@ def page(title: str, subtitle: str, sections: dict[str, str]) -> str:
     )
 
 
+def write_page(path: Path, title: str, subtitle: str, sections: dict[str, str]) -> Path:
+    """Write `page` as a file, which is whole at any time; returns its path."""
+    partial = path.with_suffix(".partial")
+    partial.write_text(page(title, subtitle, sections), encoding="utf-8")
+    return partial.replace(path)
+
+
 def _figure(uri: str, caption: str, kind: str) -> str:
     text = html.escape(caption)
     return f'<figure><img class="{kind}" alt="{text}" src="{uri}"><figcaption>{text}</figcaption></figure>'

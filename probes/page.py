@@ -45,10 +45,7 @@ def write_page(result: dict[str, Any], pictures: Mapping[str, Sequence[Path]], o
         if config["folds"]
         else f"{n['train']} + {n['test']} episodes"
     )
-    path, partial = out / "report.html", out / "report.partial"
-    partial.write_text(html.page("Probes", f"{config['encoder']}, {how}", sections), encoding="utf-8")
-    partial.replace(path)
-    return path
+    return html.write_page(out / "report.html", "Probes", f"{config['encoder']}, {how}", sections)
 
 
 def _rows(rows: list[dict[str, Any]]) -> str:

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from jepa.config import ConfigError, from_dict, load_config, plugin, preset_names, to_dict
-from jepa.planning.bench.run import PlanConfig
+from jepa.planning.bench.config import PlanConfig
 from jepa.pretrain import PretrainConfig
 
 

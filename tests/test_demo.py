@@ -13,7 +13,7 @@ from jepa.cli import app, collect
 from jepa.config import ConfigError, load_config, preset_names
 from jepa.demo import DemoConfig, Stage, stages
 from jepa.planning import manifest
-from jepa.planning.bench.run import PlanConfig
+from jepa.planning.bench.config import PlanConfig
 from jepa.posttrain import PosttrainConfig
 from jepa.pretrain import PretrainConfig
 from jepa.probes.run import ProbeConfig

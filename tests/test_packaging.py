@@ -12,7 +12,7 @@ from omegaconf import OmegaConf
 
 from jepa.cli import app
 from jepa.config import ConfigError, load_config, preset_names
-from jepa.planning.bench.run import PlanConfig
+from jepa.planning.bench.config import PlanConfig
 from jepa.planning.offline.rows import OfflineConfig
 from jepa.posttrain import PosttrainConfig
 from jepa.pretrain import PretrainConfig

@@ -43,11 +43,8 @@ def write(contents: Mapping[str, Any], records: Sequence[Mapping[str, Any]], fol
     films = "".join(html.picture(f, f"{f.stem}: start | goal | view", "pixels") for f in shown)
     sections["Films"] = f'<div class="films">{films}</div>' if films else html.absent("films=0")
     sections["How each number was made"] = _made(contents)
-    path, partial = folder / "bench.html", folder / "bench.partial"
     subtitle = f"{contents['config']['world']}, seed {contents['config']['seed']}"
-    partial.write_text(html.page("Planning benchmark", subtitle, sections), encoding="utf-8")
-    partial.replace(path)
-    return path
+    return html.write_page(folder / "bench.html", "Planning benchmark", subtitle, sections)
 
 
 def _summary(contents: Mapping[str, Any]) -> str:

@@ -78,11 +78,8 @@ def write(
         sections["Energy landscape"] = html.plot(_landscapes(frames, pictures), text)
     settings = {k: v for k, v in result.items() if k not in ("axes", "summary")}
     sections["Settings"] = html.folded("what was checked", settings)
-    path, partial = folder / "report.html", folder / "report.partial"
-    text = html.page("Check of an embodiment", f"{result['world']} on {result['shards']}", sections)
-    partial.write_text(text, encoding="utf-8")
-    partial.replace(path)
-    return path
+    lead = f"{result['world']} on {result['shards']}"
+    return html.write_page(folder / "report.html", "Check of an embodiment", lead, sections)
 
 
 def _cells(axis: dict[str, Any]) -> list[str]:

@@ -62,11 +62,8 @@ def write(result: dict[str, Any], folder: Path) -> Path:
     sections["Energy"] = html.paragraph(ENERGY) + html.table(("steps", "mean energy"), energies, left=2)
     settings = {k: result[k] for k in ("command", "config", "fps", "limit")}
     sections["Settings"] = html.folded("how it was run", settings)
-    path, partial = folder / "report.html", folder / "report.partial"
     lead = f"{result['config']['world']} on {result['config']['shards']}"
-    partial.write_text(html.page("Planning offline", lead, sections), encoding="utf-8")
-    partial.replace(path)
-    return path
+    return html.write_page(folder / "report.html", "Planning offline", lead, sections)
 
 
 def _rows(goal: dict[str, Any], unit: str) -> list[list[str]]:

@@ -1,6 +1,5 @@
 """What dense probes found, with intervals: the plain dict that is written as JSON, and a table for the terminal."""
 
-from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -8,6 +7,7 @@ from rich.console import Console
 from rich.table import Table
 
 from jepa.probes.dense.maps import scores_of
+from jepa.probes.figures import numbers
 from jepa.probes.metrics import Array, by_episode, t_interval
 
 OURS, CONTROL = "pretrained", "random_init"
@@ -37,8 +37,8 @@ def summarise(sums: dict[str, list[Array]], groups: np.ndarray, is_depth: bool, 
         mean, *t95 = t_interval(np.array(rows[OURS][name]) - np.array(rows[CONTROL][name]))
         differences[name] = {
             "difference": round(mean, 6),
-            "bootstrap95": _bounds(bounds),
-            "t95": _bounds(t95),
+            "bootstrap95": numbers(bounds),
+            "t95": numbers(t95),
         }
     return {"rows": rows, "differences": differences}
 
@@ -57,8 +57,3 @@ def show(result: dict[str, Any], console: Console) -> None:
         low, high = found["bootstrap95"]
         span = "(one group of test images: no interval)" if low is None else f"[{low:+.3f}, {high:+.3f}]"
         console.print(f"{name}: pretrained − random init {found['difference']:+.3f} {span}", markup=False)
-
-
-def _bounds(values: Iterable[float]) -> list[float | None]:
-    """JSON has no NaN: an undefined number is null."""
-    return [round(float(b), 6) if np.isfinite(b) else None for b in values]

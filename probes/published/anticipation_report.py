@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.table import Table
 
 from jepa.probes.kinds.anticipation import NAMES
-from jepa.report_html import folded, page, paragraph, picture, table
+from jepa.report_html import folded, paragraph, picture, table, write_page
 
 HEAD = ("", "recall at 5", "95 % by clip", "95 % by video", "top-5", "best head on test*")
 CLASSES = ("class", "clips", "recall at 5", "recall", "precision", "most often taken for")
@@ -56,7 +56,7 @@ def write(result: dict[str, Any], out: Path) -> None:
     sections["Not read"] = table(("clip", "reason"), unread.items(), left=2) if unread else paragraph("Nothing.")
     sections["Not read"] += folded("annotated, but not there", result["data"]["missing"])
     sections["Settings"] = folded("config", config)
-    (out / "report.html").write_text(page(f"Anticipation of {config['encoder']}", str(config["annotations"]), sections))
+    write_page(out / "report.html", f"Anticipation of {config['encoder']}", str(config["annotations"]), sections)
 
 
 def _scores(row: dict[str, Any]) -> list[tuple[str, ...]]:

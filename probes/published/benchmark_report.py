@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 from jepa.probes.published import scores
 from jepa.probes.published.benchmark_row import PREDICTIONS
 from jepa.probes.published.labelled import Labelled
-from jepa.report_html import absent, folded, page, paragraph, picture, plot, table
+from jepa.report_html import absent, folded, paragraph, picture, plot, table, write_page
 
 LARGEST_CONFUSION = 60  # classes; with more, the table of classes names the best rival
 HEAD = ("row", "top-1", "95 % by clip", "95 % by group", "top-5", "class mean", "best on test (optimistic)")
@@ -62,7 +62,7 @@ def write(result: dict[str, Any], data: Labelled, out: Path) -> None:
     if missing := result["data"]["missing"]:
         sections["Not read"] += folded("annotated, but not there", missing)
     sections["Settings"] = folded("config", config)
-    (out / "report.html").write_text(page(f"Benchmark of {config['encoder']}", str(config["annotations"]), sections))
+    write_page(out / "report.html", f"Benchmark of {config['encoder']}", str(config["annotations"]), sections)
 
 
 def _row(row: dict[str, Any]) -> tuple[str, ...]:

@@ -74,7 +74,7 @@ def _finish(named: list[Checkpoint], own: dict[str, ProbeConfig], tables: dict[s
     suite_report.show(result, console)
     sections = suite_report.sections(result, out) | dict(picture_sections(encoders, last, train, test))
     subtitle = f"{last.shards_train}: {', '.join(c.path for c in named)}"
-    (out / PAGE).write_text(page.page("jepa probe suite", subtitle, sections), encoding="utf-8")
+    page.write_page(out / PAGE, "jepa probe suite", subtitle, sections)
     console.print(f"wrote {out / PAGE}")
 
 
