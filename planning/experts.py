@@ -50,7 +50,7 @@ def push(env: PlanningEnv, aim: np.ndarray) -> Moves:
         beside = env.object_pos()[:2] - start
         across = beside - (beside @ way) * way
         point = env.object_pos()[:2] + 0.5 * across + (min(ahead, 0.06) - 0.042) * way
-        yield "pushed", towards(env, np.array([*point, LOW]), 1.0, 0.7)
+        yield "halfway" if ahead > 0.5 * length else "pushed", towards(env, np.array([*point, LOW]), 1.0, 0.7)
 
 
 def grasp(env: PlanningEnv, aim: np.ndarray) -> Moves:

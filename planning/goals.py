@@ -1,5 +1,6 @@
 """Goals: what a future costs, as a distance to goal images over the imagined steps, and sub-goals to reach in turn."""
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
@@ -29,13 +30,19 @@ class GoalConfig:
     """distance of each token, averaged over tokens: l1 (mean over channels), l2 (their Euclidean norm) or cosine.
 
     steps: which imagined steps count: the last, the sum of all (get there soon), the min (pass by).
+    blur: in tokens, the standard deviation of a Gaussian over the token grid, which features go through before they
+    are compared. Without it the energy is flat where nothing overlaps what the goal shows, and moving out of sight
+    lowers it as much as coming half way does; about 1 draws from afar.
     The default is V-JEPA 2-AC's energy (arXiv 2506.09985, §3.2).
     """
 
     distance: str = "l1"
     steps: str = "last"
+    blur: float = 0.0
 
     def __post_init__(self) -> None:
+        if not 0 <= self.blur < math.inf:
+            raise ConfigError(f"goal.blur is 0 (none) or a number of tokens, not {self.blur}")
         for key, choices in (("distance", _DISTANCES), ("steps", _STEPS)):
             if (value := getattr(self, key)) not in choices:
                 raise ConfigError(f"goal.{key} is one of {', '.join(choices)}, not '{value}'")
@@ -55,7 +62,8 @@ class FeatureGoal:
 
     def __init__(self, features: Tensor, config: GoalConfig | None = None, weights: Tensor | None = None):
         config = config or GoalConfig()
-        self.features = features
+        self._kernel = _gaussian(features, config.blur) if config.blur else None
+        self._goal = self._blurred(features)[:, None, None]
         self.last_only = config.steps == "last"
         self._distance, self._over_steps = _DISTANCES[config.distance], _STEPS[config.steps]
         self._weights = None
@@ -68,10 +76,26 @@ class FeatureGoal:
     def __call__(self, future: Future) -> Tensor:
         """Cost (B, S)."""
         imagined = future.features[:, :, -1:] if self.last_only else future.features  # (B, S, H, N, D)
-        apart = self._distance(imagined, self.features[:, None, None])
+        apart = self._distance(self._blurred(imagined), self._goal)
         if self._weights is not None:
             apart = apart * self._weights
         return self._over_steps(apart.mean((-2, -1)))
+
+    def _blurred(self, features: Tensor) -> Tensor:
+        if self._kernel is None:
+            return features
+        rows = features.unflatten(-2, (len(self._kernel), -1))  # (..., h, w, D)
+        return torch.einsum("ij,kl,...jld->...ikd", self._kernel, self._kernel, rows).flatten(-3, -2)
+
+
+def _gaussian(features: Tensor, std: float) -> Tensor:
+    """(side, side): rows of weights over one axis of the square grid of features (B, N, D); beyond it are zeros."""
+    side = math.isqrt(features.shape[-2])
+    if side * side != features.shape[-2]:
+        raise ConfigError(f"goal.blur needs a square grid of tokens; {features.shape[-2]} are none")
+    place = torch.arange(side, device=features.device, dtype=features.dtype)
+    kernel = torch.exp(-0.5 * ((place[:, None] - place) / std) ** 2)
+    return kernel / kernel.sum(1).amax()
 
 
 LastStepL1 = GoalConfig()

@@ -94,8 +94,8 @@ def cell(config: PlanConfig, manifest: Manifest, task: str, row: rows.Row, weigh
     if row.planner is not None:
         means["planner"] = [type(row.planner).__module__, to_dict(row.planner)]
     if row.kind in rows.WORLDS:
-        staged = task in config.subgoals
-        means |= {"goal": to_dict(config.goal), "subgoals": to_dict(config.switch) if staged else None}
+        switch = config.switch_of(task)
+        means |= {"goal": to_dict(config.goal), "subgoals": to_dict(switch) if switch else None}
     key = hashlib.sha256(json.dumps([task, row.kind, means]).encode()).hexdigest()
     return Cell(config, task, row, count, tuple(config.seed + s for s in range(several)), key)
 

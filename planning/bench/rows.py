@@ -14,6 +14,7 @@ from jepa.config import ConfigError, build, from_dict, plugin
 from jepa.planning.agent import Decision, View, eyes
 from jepa.planning.bench.config import PlanConfig
 from jepa.planning.bench.simulator import SimulatorWorld, oracle
+from jepa.planning.goals import SwitchRule
 from jepa.planning.manifest import GoalPair
 from jepa.planning.mpc import Controller, Replan, look
 from jepa.planning.planners.base import Bounds
@@ -132,12 +133,11 @@ def controller(
     if row.kind == "expert":
         return replay([goal.expert for goal in goals], limit), None  # type: ignore[misc]
     task = goals[0].task
-    searches = row.kind in WORLDS or row.kind == "oracle"
-    switch, staged = config.switch, searches and task in config.subgoals
     energy: Any = config.goal
+    switch = config.switch_of(task) if row.kind in WORLDS else None
     if row.kind == "oracle":
         rules = oracle(task)
-        energy, switch, staged, size = rules.energy, rules.switch, rules.staged, None
+        energy, switch, size = rules.energy, rules.switch, None
         world: Any = SimulatorWorld(env, rules.coordinates)
 
         def sense(view: View) -> torch.Tensor:
@@ -147,8 +147,8 @@ def controller(
             _check_weights(row)
         encoder, world = load_world(row.run)
         sense, size = eyes(encoder), encoder.config.size  # type: ignore[arg-type]
-    *before, last = [look(env, states, size) for states in _stages(goals, staged)]
-    own: dict[str, Any] = {"before": before, "switch": switch, "seed": seed, "batch": config.batch}
+    *before, last = [look(env, states, size) for states in _stages(goals, switch is not None)]
+    own: dict[str, Any] = {"before": before, "switch": switch or SwitchRule(), "seed": seed, "batch": config.batch}
     return Replan(world, sense, build(row.planner), energy, bounds, last, **own), size
 
 

@@ -113,7 +113,7 @@ def _curves(cells: Sequence[Cell], records: Sequence[dict[str, Any]]) -> list[di
 def _about(task: str, config: PlanConfig, manifest: Manifest) -> dict[str, Any]:
     """What a task asks, and whether its goals are given with sub-goals."""
     told = {"success": task_of(task).success, "decisions": manifest.decisions[task]}
-    return told | {"subgoals": task in config.subgoals, "oracle_subgoals": oracle(task).staged}
+    return told | {"subgoals": task in config.subgoals, "oracle_subgoals": oracle(task).switch is not None}
 
 
 def _command(config: PlanConfig) -> str:

@@ -20,13 +20,12 @@ GRIPPER = 0.05  # m that the whole way of the gripper counts
 class Oracle:
     """What the oracle of a task reads of the simulator, (k) coordinates in metres, and how it judges them.
 
-    staged: it aims at the goal's sub-goals in turn, by `switch`; without, at the goal alone.
+    switch: it aims at the goal's sub-goals in turn, by this rule; without, at the goal alone.
     """
 
     coordinates: Callable[[Any], np.ndarray]
     energy: Callable[[Tensor], Goal] = LastStepDistance
-    staged: bool = False
-    switch: SwitchRule = SwitchRule(threshold=0.015, patience=(5,))
+    switch: SwitchRule | None = None
 
 
 def oracle(task: str) -> Oracle:
@@ -39,7 +38,7 @@ def oracle(task: str) -> Oracle:
         return Oracle(lambda env: position(env, "reach"))
     if task == "push":
         return Oracle(lambda env: np.concatenate([position(env, "push"), position(env, "reach")]), LastStepPush)
-    return Oracle(partial(_scene, task), staged=True)
+    return Oracle(partial(_scene, task), switch=SwitchRule(threshold=0.015, patience=(5,)))
 
 
 def _scene(task: str, env: Any) -> np.ndarray:

@@ -52,6 +52,35 @@ def test_every_distance_over_every_choice_of_steps(distance, steps):
     assert config(GOAL).last_only == (steps == "last")
 
 
+def test_blurred_features_are_gaussian_sums_over_the_token_grid_and_draw_from_afar():
+    goal, seen = draw(1, 16, D, seed=3), draw(1, 1, 1, 16, D, seed=4)
+    place = [divmod(n, 4) for n in range(16)]
+    apart = torch.zeros(16, D)
+    row = torch.tensor([[2.718281828 ** (-0.5 * ((i - j) / 0.8) ** 2) for j in range(4)] for i in range(4)])
+    row = row / row.sum(1).max()
+    for n, (y, x) in enumerate(place):
+        for m, (v, u) in enumerate(place):
+            apart[n] += row[y, v] * row[x, u] * (seen[0, 0, 0, m] - goal[0, m])
+    cost = GoalConfig(blur=0.8)(goal)(Future(seen, seen.new_zeros(1, 1, 1, 0)))
+    torch.testing.assert_close(cost, apart.abs().mean().reshape(1, 1))
+
+    # A spot in an empty scene, the goal three tokens away: coming nearer pays only where features are blurred.
+    spots = torch.zeros(1, 3, 1, 16, D)
+    for s, n in enumerate((0, 1, 3)):
+        spots[0, s, 0, n] = 1.0
+    future, goal = Future(spots, spots.new_zeros(1, 3, 1, 0)), spots[:, 2, 0]
+    sharp, blurred = GoalConfig()(goal)(future)[0], GoalConfig(blur=1.0)(goal)(future)[0]
+    assert sharp[0] == sharp[1] > sharp[2] == 0
+    assert blurred[0] > blurred[1] > blurred[2] == 0
+
+
+def test_a_blur_that_cannot_be_is_refused_in_one_line():
+    with pytest.raises(ConfigError, match="blur is 0"):
+        GoalConfig(blur=-1.0)
+    with pytest.raises(ConfigError, match="5 are none"):
+        GoalConfig(blur=1.0)(GOAL)
+
+
 def test_the_energy_of_vjepa2_ac_is_the_default_to_the_bit():
     last = FUTURE.features[:, :, -1]
     assert torch.equal(LastStepL1(GOAL)(FUTURE), (last - GOAL[:, None]).abs().mean((-2, -1)))

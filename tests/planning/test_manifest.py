@@ -29,10 +29,10 @@ from jepa.planning.tasks import TASKS
 
 STAGES = {
     "reach": ("reached",),
-    "push": ("behind", "pushed"),
+    "push": ("behind", "halfway", "pushed"),
     "grasp": ("above", "grasped", "lifted"),
     "pick_and_place": ("above", "grasped", "lifted", "carried", "placed"),
-    "push_beside": ("behind", "pushed"),
+    "push_beside": ("behind", "halfway", "pushed"),
     "push_t": ("pushed",),
 }
 
