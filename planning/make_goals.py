@@ -1,44 +1,55 @@
-"""Builds the frozen goals of the benchmark: `python -m jepa.planning.make_goals FILE` makes the shipped ones.
+"""Builds the frozen goals of every task, each made by a scripted expert: `python -m jepa.planning.make_goals FOLDER`.
 
-To be run again when the environment changes, and before anything is trained.
+To be run again when the environment or the experts change, and before anything is trained. Strengths of single factors
+of the looks may follow, as in `FOLDER size=1`, for goals with objects that no training episode shows.
 """
 
+import contextlib
 import json
 import sys
+from collections.abc import Callable
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from jepa.planning.envs.base import make
-from jepa.planning.manifest import FORMAT, GoalPair, allow, check, load, pack, position, positions
+from jepa.planning.experts import BEHIND
+from jepa.planning.manifest import FORMAT, check, load, outcome, pair, positions
 from jepa.planning.skills import REACH
+from jepa.planning.tabletop_look import Variation
+from jepa.planning.tasks import TASKS, centres
 
-DECISIONS = {"reach": 8, "push": 8}  # the limit, the same for every row
-FROZEN = {"reach": [3, 4, 5, 6], "push": [3, 4, 5]}  # no rotations, as in V-JEPA 2-AC; a reach moves no finger
+LOOKS = 0.05  # variation, as in the demo's episodes
+TABLETOP = {"name": "tabletop", "variation": LOOKS}
+FILES: dict[str, tuple[dict[str, Any], dict[str, int]]] = {  # name: environment, goals of each task
+    "tabletop_tasks.json": (TABLETOP, {"reach": 100, "push": 100, "grasp": 30, "pick_and_place": 30}),
+    "tabletop_two_objects.json": ({**TABLETOP, "num_objects": 2}, {"push_beside": 30}),
+    "pusht_goals.json": ({"name": "pusht"}, {"push_t": 30}),
+}
 TOLERANCE = 0.05  # m: success is a final distance of at most this
 CLOSE = 0.03  # m: reported beside it
-DISTANCE = {"reach": (0.12, 0.25), "push": (0.11, 0.20)}  # m
-PUSH_HEIGHT = 0.025  # m, of the fingertips
-ENVIRONMENT = {"name": "tabletop", "variation": 0.05, "num_objects": 1}
-SEED, COUNT = 0, 60
+SPOT = 0.11  # m: largest |x| and |y| where an object is put
+BESIDE = (0.075, 0.10)  # m between the centres of two objects that are beside each other
+Aim = Callable[[Any, np.random.Generator, int], np.ndarray | None]
 
 
-def build(env: Any, seed: int, count: int) -> dict[str, Any]:
-    """The goal file's contents: `count` goals of each task, from `env` made with ENVIRONMENT."""
+def build(env: Any, seed: int, counts: dict[str, int], environment: dict[str, Any]) -> dict[str, Any]:
+    """A goal file's contents: `counts` goals of each task, from `env` made with `environment`."""
     goals = []
-    for t, (task, draw) in enumerate({"reach": _reach, "push": _push}.items()):
+    for task, count in counts.items():
         for i in range(count):
             # A spawn key of its own: no scene of a collected episode can come up here.
-            sequence = np.random.SeedSequence(seed, spawn_key=(int.from_bytes(b"goals", "big"), t, i))
-            rng = np.random.default_rng(sequence)
-            start, goal = draw(env, rng, i)
-            pair = GoalPair(f"{task}-{i:03d}", task, start, goal, 0.0)
-            distance = float(np.linalg.norm(np.subtract(*positions(env, pair))))
-            allow(GoalPair(pair.id, task, start, goal, distance))
-            goals.append({"id": pair.id, "task": task, "distance": distance, "states": pack(start, goal)})
-    rules = {"decisions": DECISIONS, "frozen": FROZEN, "tolerance": TOLERANCE, "close": CLOSE}
-    return {"format": FORMAT, "environment": ENVIRONMENT, "seed": seed, **rules, "goals": goals}
+            key = (int.from_bytes(b"tasks", "big"), list(TASKS).index(task), i)
+            rng = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=key))
+            goals.append({"id": f"{task}-{i:03d}", "task": task, **_draw(env, task, rng, i)})
+    limits = {
+        "decisions": {t: TASKS[t].decisions for t in counts},
+        "frozen": {t: list(TASKS[t].frozen) for t in counts},
+    }
+    rules = {**limits, "tolerance": TOLERANCE, "close": CLOSE}
+    return {"format": FORMAT, "environment": environment, "seed": seed, **rules, "goals": goals}
 
 
 def write(path: Path, contents: dict[str, Any]) -> None:
@@ -48,63 +59,91 @@ def write(path: Path, contents: dict[str, Any]) -> None:
     path.write_text(f'{head}, "goals": [\n{lines}\n]}}\n')
 
 
-def _new_scene(env: Any, rng: np.random.Generator) -> np.ndarray:
-    env.reset(seed=int(rng.integers(2**62)))
-    return env.get_state()
-
-
-def _reach(env: Any, rng: np.random.Generator, index: int) -> tuple[np.ndarray, np.ndarray]:
-    """The end-effector elsewhere in the workspace, fingers as they were, objects untouched."""
-    low, high = DISTANCE["reach"]
-    start = _new_scene(env, rng)
-    pose, objects = env.ee_pose(), _objects(env)
+def _draw(env: Any, name: str, rng: np.random.Generator, index: int) -> dict[str, Any]:
+    """A scene and an aim for which the expert does the task, in time, at a distance that the task allows."""
+    task = TASKS[name]
     while True:
-        xyz = rng.uniform([-REACH, -REACH, 0.03], [REACH, REACH, 0.16])
-        if not low <= np.linalg.norm(xyz - pose[:3]) <= high:
+        scene = int(rng.integers(2**62))
+        env.reset(seed=scene)
+        before = centres(env)
+        if (aim := AIMS[name](env, rng, index)) is None:
             continue
-        env.set_state(start)
-        env.place_ee(xyz, closedness=pose[6])
-        arrived = np.linalg.norm(env.ee_pose()[:3] - xyz) < 0.003
-        if arrived and np.abs(_objects(env) - objects).max() < 0.001:
-            return start, env.get_state()
+        aim = np.round(aim, 4)  # short in the file, and no less a goal
+        goal = pair(env, "", name, scene, aim)
+        fits = FITS[name](env, before) if name in FITS else True
+        distance = float(np.linalg.norm(np.subtract(*positions(env, goal))))
+        succeeds = outcome(env, goal, goal.goal, TOLERANCE)[1] and not outcome(env, goal, goal.start, TOLERANCE)[1]
+        in_time = len(goal.expert) <= task.decisions
+        if succeeds and in_time and task.least <= distance <= task.most and fits:
+            return {"scene": scene, "aim": aim.tolist(), "distance": distance}
 
 
-def _push(env: Any, rng: np.random.Generator, index: int) -> tuple[np.ndarray, np.ndarray]:
-    """The object where a straight push with closed fingers took it; the end-effector still behind it.
-
-    Directions follow the golden ratio round the circle, so that any number of goals covers all of them evenly.
-    """
-    angle = 2 * np.pi * ((index * 0.6180339887498949) % 1.0)
-    along = np.array([np.cos(angle), np.sin(angle)])
-    low, high = DISTANCE["push"]
-    while True:
-        start = _new_scene(env, rng)
-        origin, length = position(env, "push").copy(), rng.uniform(low, high)
-        behind, beyond = origin - 0.08 * along, origin + length * along
-        if np.abs([behind, beyond]).max() > REACH:
-            continue
-        env.place_ee(np.array([*behind, PUSH_HEIGHT]), closedness=1.0)
-        for _ in range(12):
-            if (position(env, "push") - origin) @ along >= length - 0.01:
-                break
-            env.advance(np.array([*(0.02 * along), 0, 0, 0, 0, 0]))
-        env.advance(np.zeros(7))
-        moved = position(env, "push") - origin
-        straight = abs(moved[0] * along[1] - moved[1] * along[0]) < 0.12 * np.linalg.norm(moved)
-        if straight and low <= np.linalg.norm(moved) <= high:
-            return start, env.get_state()
+# --- where each task's expert is sent; None: not in this scene ---------------------------------------------------
 
 
-def _objects(env: Any) -> np.ndarray:
-    return np.stack([env.object_pos(i) for i in range(env.num_objects)])
+def _anywhere(env: Any, rng: np.random.Generator, index: int) -> np.ndarray:
+    return rng.uniform([-REACH, -REACH, 0.03], [REACH, REACH, 0.16])
 
 
-def main(path: str) -> None:
-    env = make(**ENVIRONMENT)
-    write(Path(path), build(env, SEED, COUNT))
-    check(load(path), env)
-    env.close()
+def _every_way(env: Any, rng: np.random.Generator, index: int) -> np.ndarray | None:
+    """Directions follow the golden ratio round the circle, so that any number of goals covers them evenly."""
+    heading = 2 * np.pi * ((index * 0.6180339887498949) % 1.0)
+    return _pushable(env, heading, rng.uniform(0.11, 0.20))
+
+
+def _to_the_other(env: Any, rng: np.random.Generator, index: int) -> np.ndarray | None:
+    way = env.object_pos(1)[:2] - env.object_pos(0)[:2]
+    return _pushable(env, float(np.arctan2(way[1], way[0])), float(np.linalg.norm(way)) - BESIDE[0])
+
+
+def _pushable(env: Any, heading: float, length: float) -> np.ndarray | None:
+    way, here = np.array([np.cos(heading), np.sin(heading)]), env.object_pos()[:2]
+    room = np.abs([here - BEHIND * way, here + length * way]).max() <= REACH
+    return np.array([heading, length]) if room and length >= TASKS["push"].least else None
+
+
+def _up(env: Any, rng: np.random.Generator, index: int) -> np.ndarray:
+    return rng.uniform([0.115], [0.16])
+
+
+def _elsewhere(env: Any, rng: np.random.Generator, index: int) -> np.ndarray:
+    return rng.uniform(-SPOT, SPOT, 2)
+
+
+def _through(env: Any, rng: np.random.Generator, index: int) -> np.ndarray:
+    point = (env.corners()[rng.integers(8)] + env.object_pos()[:2]) / 2
+    return np.array([rng.uniform(-np.pi, np.pi), rng.uniform(0.02, 0.15), *point])
+
+
+AIMS: dict[str, Aim] = {
+    "reach": _anywhere,
+    "push": _every_way,
+    "grasp": _up,
+    "pick_and_place": _elsewhere,
+    "push_beside": _to_the_other,
+    "push_t": _through,
+}
+
+
+def _undisturbed(env: Any, before: np.ndarray) -> bool:
+    return bool(np.abs(centres(env) - before).max() < 0.001)
+
+
+def _beside(env: Any, before: np.ndarray) -> bool:
+    return bool(np.linalg.norm(env.object_pos(0)[:2] - env.object_pos(1)[:2]) <= BESIDE[1])
+
+
+FITS = {"reach": _undisturbed, "push_beside": _beside}
+
+
+def main(folder: str, *factors: str) -> None:
+    looks = {f.name: LOOKS for f in fields(Variation)} | {k: float(v) for k, v in (f.split("=") for f in factors)}
+    for name, (usual, counts) in FILES.items():
+        environment = {**usual, "variation": looks} if factors and "variation" in usual else usual
+        with contextlib.closing(make(**environment)) as env:
+            write(Path(folder) / name, build(env, 0, counts, environment))
+            check(load(Path(folder) / name), env)
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    main(*sys.argv[1:])

@@ -1,18 +1,17 @@
 """Frozen goals: pairs of simulator states that every row of a benchmark starts from and is measured against.
 
-They are built before anything is trained, from scenes of their own seeds, and checked by measuring each pair in the
-simulator, when built and before every benchmark. A file holds the states themselves (`jepa.planning.make_goals`), or
-for each goal a scene's seed and an aim, of which a scripted expert makes the states (`jepa.planning.make_task_goals`).
+They are built before anything is trained (`jepa.planning.make_goals`). A file holds for each goal a scene's seed, which
+no recorded episode has, and an aim, of which a scripted expert makes the states. Each pair is measured in the
+simulator, when built and before every benchmark.
 """
 
-import base64
 import contextlib
 import functools
 import importlib.resources
 import json
-import zlib
+import re
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -24,9 +23,8 @@ from jepa.planning.experts import play
 from jepa.planning.tabletop_look import Variation
 from jepa.planning.tasks import TASKS, Task, centres
 
-FORMAT = "jepa-goals-1"  # states
-SCENES = "jepa-goals-2"  # seeds and aims
-SHIPPED = "plan/tabletop_goals.json"
+FORMAT = "jepa-goals-2"
+SLACK = 1e-3  # m: the experts are replayed here, where maths may round otherwise, and contacts amplify that
 
 
 class ManifestError(ValueError):
@@ -37,8 +35,8 @@ class ManifestError(ValueError):
 class GoalPair:
     """start, goal: simulator states (n) float64; distance: metres from start to goal, in the task's coordinates.
 
-    Where a scripted expert made the goal: `stages`, its named sub-goals, of which the last is the goal; and
-    `expert`, its actions (L, 7) float32, which lead from start to goal to the bit.
+    stages: named sub-goals, of which the last is the goal. expert: actions (L, A) float32 of the scripted expert, which
+    lead from start to goal to the bit.
     """
 
     id: str
@@ -46,8 +44,8 @@ class GoalPair:
     start: np.ndarray
     goal: np.ndarray
     distance: float
-    stages: tuple[tuple[str, np.ndarray], ...] = ()
-    expert: np.ndarray | None = None
+    stages: tuple[tuple[str, np.ndarray], ...]
+    expert: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -102,43 +100,38 @@ def outcome(env: Any, goal: GoalPair, state: np.ndarray, tolerance: float) -> tu
     return distance, distance <= tolerance and task_of(goal.task).holds(env, rest)
 
 
-def load(path: str | Path = "", variation: Mapping[str, float] | None = None) -> Manifest:
-    """Read a goal file ("" is the shipped one) and check its form; `check` measures it.
+def load(path: str | Path, variation: Mapping[str, float] | None = None) -> Manifest:
+    """Read a goal file (or, by its name, a shipped one of configs/plan) and check its form; `check` measures it.
 
     Args:
         variation: strengths of some factors of the looks, by name, instead of the file's own (see `tabletop_look`):
             the same goals in scenes that look otherwise.
 
     Raises:
-        ManifestError: not a goal file, or an id twice, or a goal nearer than the rules allow.
+        ManifestError: not a goal file, or an id twice or that is no name, or a goal nearer than the rules allow.
     """
-    resource = Path(path) if path else importlib.resources.files("jepa.configs").joinpath(SHIPPED)
+    shipped = importlib.resources.files("jepa.configs") / "plan" / str(path)
+    resource = Path(path) if Path(path).is_file() or not shipped.is_file() else shipped
     try:
         raw = json.loads(resource.read_text())
-        if raw.get("format") == SCENES:
-            raw["environment"] = _redressed(raw["environment"], variation or {})
-            goals = _play(json.dumps([raw["environment"], raw["goals"]]))
-        elif variation:
-            raise ManifestError(f"{resource}: holds states, whose looks are fixed; give a goal file of seeds and aims")
-        else:
-            goals = tuple(_stored(g) for g in raw["goals"])
-        manifest = Manifest(raw["environment"], raw["decisions"], raw["frozen"], raw["tolerance"], raw["close"], goals)
+        if raw["format"] != FORMAT:
+            raise ManifestError(f"{resource}: format '{raw['format']}' is not {FORMAT}")
+        environment = _redressed(raw["environment"], variation or {})
+        goals = _play(json.dumps([environment, raw["goals"]]))
+        manifest = Manifest(environment, raw["decisions"], raw["frozen"], raw["tolerance"], raw["close"], goals)
     except ManifestError:
         raise
-    except (OSError, KeyError, TypeError, ValueError, zlib.error) as error:
+    except (OSError, AttributeError, LookupError, TypeError, ValueError) as error:
         raise ManifestError(f"{resource}: not a goal file: {type(error).__name__} {error}") from error
-    if raw.get("format") not in (FORMAT, SCENES):
-        raise ManifestError(f"{resource}: format '{raw.get('format')}' is not {FORMAT} or {SCENES}")
     if twice := [k for k, n in Counter(g.id for g in goals).items() if n > 1]:
         raise ManifestError(f"{resource}: goal id {twice[0]} appears twice")
     for goal in goals:
+        if not re.fullmatch(r"[\w-]+", goal.id):
+            raise ManifestError(
+                f"{resource}: goal id '{goal.id}': letters, digits, _ and - only; films are named by it"
+            )
         allow(goal)
     return manifest
-
-
-def _stored(g: dict[str, Any]) -> GoalPair:
-    start, goal = unpack(g["states"])
-    return GoalPair(g["id"], g["task"], start, goal, float(g["distance"]), (("goal", goal),))
 
 
 def _redressed(environment: dict[str, Any], variation: Mapping[str, float]) -> dict[str, Any]:
@@ -150,22 +143,23 @@ def _redressed(environment: dict[str, Any], variation: Mapping[str, float]) -> d
     if variation.get("size", own["size"]) != own["size"]:
         raise ManifestError(
             "objects of other sizes move otherwise; give them goals of their own: "
-            "python -m jepa.planning.make_task_goals FOLDER size=1"
+            "python -m jepa.planning.make_goals FOLDER size=1"
         )
     return {**environment, "variation": {**own, **variation}}
 
 
 @functools.cache  # the rows of a benchmark ask again and again
 def _play(text: str) -> tuple[GoalPair, ...]:
-    """The goals that experts make of seeds and aims, about 10 ms each."""
+    """The goals of a file, about 10 ms each."""
     environment, records = json.loads(text)
-    goals = []
     with contextlib.closing(make(**environment)) as env:
-        for g in records:
-            done = play(env, task_of(g["task"]).expert, g["scene"], np.array(g["aim"]))
-            goal, distance = done.stages[-1][1], float(g["distance"])
-            goals.append(GoalPair(g["id"], g["task"], done.start, goal, distance, done.stages, done.actions))
-    return tuple(goals)
+        return tuple(pair(env, str(g["id"]), g["task"], g["scene"], g["aim"], float(g["distance"])) for g in records)
+
+
+def pair(env: Any, name: str, task: str, scene: int, aim: Sequence[float], distance: float = 0.0) -> GoalPair:
+    """What a task's expert makes of the scene of seed `scene` and `aim` (see `experts`)."""
+    done = play(env, task_of(task).expert, scene, np.array(aim))
+    return GoalPair(name, task, done.start, done.stages[-1][1], distance, done.stages, done.actions)
 
 
 def check(manifest: Manifest, env: Any) -> None:
@@ -178,7 +172,7 @@ def check(manifest: Manifest, env: Any) -> None:
     for goal in manifest.goals:
         start, end = positions(env, goal)
         measured = float(np.linalg.norm(end - start))
-        if not abs(measured - goal.distance) <= 1e-6:
+        if not abs(measured - goal.distance) <= SLACK:
             raise ManifestError(f"goal {goal.id} is {measured:.4f} m away, the file says {goal.distance:.4f} m")
         if outcome(env, goal, goal.start, manifest.tolerance)[1] or not outcome(env, goal, goal.goal, 0.0)[1]:
             raise ManifestError(f"goal {goal.id}: the task is done at the start, or not done at the goal")
@@ -196,14 +190,3 @@ def allow(goal: GoalPair) -> None:
         raise ManifestError(
             f"goal {goal.id}: {goal.distance:.3f} m breaks the least distance of {goal.task}: {least} m"
         )
-
-
-def pack(start: np.ndarray, goal: np.ndarray) -> str:
-    """Two simulator states as text, exact to the bit."""
-    return base64.b85encode(zlib.compress(np.stack([start, goal]).tobytes(), 9)).decode()
-
-
-def unpack(text: str) -> tuple[np.ndarray, np.ndarray]:
-    """What `pack` packed."""
-    start, goal = np.frombuffer(zlib.decompress(base64.b85decode(text)), np.float64).reshape(2, -1).copy()
-    return start, goal

@@ -93,5 +93,5 @@ def test_a_folder_belongs_to_one_preset_and_config(tmp_path, ran):
 
 
 def test_scenes_look_as_those_of_the_shipped_goals():
-    looks = manifest.load().environment["variation"]
+    looks = manifest.load(PlanConfig.manifest).environment["variation"]
     assert DemoConfig.variation == float(inspect.signature(collect).parameters["variation"].default) == looks

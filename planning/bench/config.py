@@ -1,8 +1,6 @@
 """What a user may choose of the planning benchmark: goals, seeds, rows, planners and budgets."""
 
-import importlib.resources
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any
 
 from jepa.config import plugin
@@ -19,7 +17,7 @@ class PlanConfig:
     control: str = ""  # run folder of a post-training on a random-init encoder; "" leaves the row out
     pixels: str = ""  # run folder of a post-training on raw pixels; "" leaves the row out
     out: str = "???"
-    manifest: str = ""  # goal file: a path, or the name of one in configs/plan; "" is tabletop_goals.json
+    manifest: str = "tabletop_tasks.json"  # goal file: a path, or the name of one in configs/plan
     variation: dict[str, float] = field(default_factory=dict)  # other looks of the same goals, by factor
     tasks: tuple[str, ...] = ("reach", "push")
     goals: int = 50  # of each task, 0 for all of the file
@@ -33,7 +31,7 @@ class PlanConfig:
     goal: GoalConfig = field(default_factory=GoalConfig)
     subgoals: tuple[str, ...] = ("grasp", "pick_and_place")  # tasks whose sub-goal images are shown in turn
     switch: SwitchRule = field(default_factory=lambda: SwitchRule(patience=(4,)))
-    patience: dict[str, tuple[int, ...]] = field(default_factory=dict)  # of a task, instead of the switch's
+    patience: dict[str, list[int]] = field(default_factory=dict)  # of a task, instead of the switch's
     inverse: InverseConfig = field(default_factory=InverseConfig)
     cloning: InverseConfig = field(default_factory=lambda: InverseConfig(max_gap=8))
     step_fraction: float = 1.0  # of the environment's action limits
@@ -47,12 +45,9 @@ class PlanConfig:
         """When the next sub-goal image of a task is shown; None where only the goal is."""
         if task not in self.subgoals:
             return None
-        return replace(self.switch, patience=self.patience.get(task, self.switch.patience))
+        return replace(self.switch, patience=tuple(self.patience.get(task, self.switch.patience)))
 
 
 def frozen_goals(config: PlanConfig) -> Manifest:
     """The goals of a benchmark. Raises ManifestError for a file that cannot be read or breaks its rules."""
-    name = config.manifest
-    shipped = importlib.resources.files("jepa.configs") / "plan" / name
-    own = not name or Path(name).is_file() or not shipped.is_file()
-    return load(name if own else str(shipped), config.variation)
+    return load(config.manifest, config.variation)

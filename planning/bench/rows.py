@@ -131,7 +131,7 @@ def controller(
     if row.kind == "nothing":
         return do_nothing(bounds), None
     if row.kind == "expert":
-        return replay([goal.expert for goal in goals], limit), None  # type: ignore[misc]
+        return replay([goal.expert for goal in goals], limit), None
     task = goals[0].task
     energy: Any = config.goal
     switch = config.switch_of(task) if row.kind in WORLDS else None

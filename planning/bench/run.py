@@ -41,7 +41,7 @@ def run(config: PlanConfig) -> Path:
     table, omitted = rows.chosen(config)
     known = {row.run: weights(row.run) for row in table if row.run}
     table, untrained = with_nets(table, config, known)
-    cells, absent = cells_of(table, config, manifest, known)
+    cells = cells_of(table, config, manifest, known)
     work(missing(cells, manifest), manifest, config.workers)
     records = [each.record(manifest) for each in cells]
     _film(cells, records, manifest)
@@ -54,7 +54,7 @@ def run(config: PlanConfig) -> Path:
         told["command"] = f"{command} tasks=[{told['task']}] rows=[{told['row'] if told['row'] in rows.LABELS else ''}]"
     contents["curves"] = _curves(cells, records)
     contents["open_loop"] = skills(table, config, known)
-    contents["omitted"] = {**omitted, **untrained, **absent}
+    contents["omitted"] = {**omitted, **untrained}
     path = Path(config.out) / "results.json"
     path.write_text(json.dumps(contents, indent=1))
     page = bench_page.write(contents, records, path.parent)
@@ -65,20 +65,9 @@ def run(config: PlanConfig) -> Path:
     return path
 
 
-def cells_of(
-    table: Sequence[rows.Row], config: PlanConfig, manifest: Manifest, known: dict[str, str]
-) -> tuple[list[Cell], dict[str, str]]:
-    """Every row on every task in the order of the tables, and the reason for a row that some task cannot have."""
-    cells, without = [], []
-    for task in config.tasks:
-        for row in table:
-            each = cell(config, manifest, task, row, known.get(row.run, ""))
-            if row.kind == "expert" and any(g.expert is None for g in manifest.of(task, each.goals)):
-                without.append(task)
-            else:
-                cells.append(each)
-    reason = f"the goal file has no expert's actions for {', '.join(without)}"
-    return cells, {"expert": reason} if without else {}
+def cells_of(table: Sequence[rows.Row], config: PlanConfig, manifest: Manifest, known: dict[str, str]) -> list[Cell]:
+    """Every row on every task, in the order of the tables."""
+    return [cell(config, manifest, task, row, known.get(row.run, "")) for task in config.tasks for row in table]
 
 
 def _film(cells: Sequence[Cell], records: Sequence[dict[str, Any]], manifest: Manifest) -> None:

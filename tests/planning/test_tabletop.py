@@ -319,7 +319,7 @@ def test_bad_input_is_one_clear_line(env: TabletopEnv, monkeypatch: pytest.Monke
 
 def test_the_hand_never_leaves_the_image_of_the_shipped_scenes() -> None:
     """A hand out of sight differs from a goal image in fewer places than a misplaced one: a planner would hide it."""
-    with contextlib.closing(make(**make_goals.ENVIRONMENT)) as env:
+    with contextlib.closing(make(**make_goals.TABLETOP)) as env:
         model, data = env._model, env._data
         palm = model.geom("palm").id
         box = np.array(list(itertools.product((-1, 1), repeat=3))) * model.geom_size[palm]
