@@ -33,7 +33,7 @@ class PlanConfig:
     goal: GoalConfig = field(default_factory=GoalConfig)
     subgoals: tuple[str, ...] = ("grasp", "pick_and_place")  # tasks whose sub-goal images are shown in turn
     switch: SwitchRule = field(default_factory=lambda: SwitchRule(patience=(4,)))
-    patience: dict[str, tuple[int, ...]] = field(default_factory=dict)  # of a task, instead of the switch's
+    patience: dict[str, list[int]] = field(default_factory=dict)  # of a task, instead of the switch's
     inverse: InverseConfig = field(default_factory=InverseConfig)
     cloning: InverseConfig = field(default_factory=lambda: InverseConfig(max_gap=8))
     step_fraction: float = 1.0  # of the environment's action limits
@@ -47,7 +47,7 @@ class PlanConfig:
         """When the next sub-goal image of a task is shown; None where only the goal is."""
         if task not in self.subgoals:
             return None
-        return replace(self.switch, patience=self.patience.get(task, self.switch.patience))
+        return replace(self.switch, patience=tuple(self.patience.get(task, self.switch.patience)))
 
 
 def frozen_goals(config: PlanConfig) -> Manifest:

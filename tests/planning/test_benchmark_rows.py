@@ -66,12 +66,12 @@ def test_sub_goals_are_shown_in_turn_and_a_scene_with_fewer_repeats_its_goal():
 
 
 def test_each_task_has_its_own_patience_with_a_sub_goal_and_another_patience_is_another_cell(config):
-    config = replace(config, subgoals=("push",), patience={"push": (5, 3), "reach": (1,)})
+    config = replace(config, subgoals=("push",), patience={"push": [5, 3], "reach": [1]})
     assert config.switch_of("push").patience == (5, 3) and config.switch_of("reach") is None
     assert replace(config, patience={}).switch_of("push") == config.switch
     (ours,) = [row for row in rows.chosen(config)[0] if row.kind == "ours"]
     manifest, keys = frozen_goals(config), []
-    for patience in ((5, 3), (4,)):
+    for patience in ([5, 3], [4]):
         cells, _ = cells_of([ours], replace(config, patience={"push": patience}), manifest, KNOWN)
         keys.append({cell.task: cell.key for cell in cells})
     assert keys[0]["push"] != keys[1]["push"] and keys[0]["reach"] == keys[1]["reach"]
