@@ -10,6 +10,7 @@ import contextlib
 import functools
 import importlib.resources
 import json
+import re
 import zlib
 from collections import Counter
 from collections.abc import Mapping
@@ -110,7 +111,7 @@ def load(path: str | Path = "", variation: Mapping[str, float] | None = None) ->
             the same goals in scenes that look otherwise.
 
     Raises:
-        ManifestError: not a goal file, or an id twice, or a goal nearer than the rules allow.
+        ManifestError: not a goal file, or an id twice or that is no name, or a goal nearer than the rules allow.
     """
     resource = Path(path) if path else importlib.resources.files("jepa.configs").joinpath(SHIPPED)
     try:
@@ -125,20 +126,24 @@ def load(path: str | Path = "", variation: Mapping[str, float] | None = None) ->
         manifest = Manifest(raw["environment"], raw["decisions"], raw["frozen"], raw["tolerance"], raw["close"], goals)
     except ManifestError:
         raise
-    except (OSError, KeyError, TypeError, ValueError, zlib.error) as error:
+    except (OSError, AttributeError, LookupError, TypeError, ValueError, zlib.error) as error:
         raise ManifestError(f"{resource}: not a goal file: {type(error).__name__} {error}") from error
     if raw.get("format") not in (FORMAT, SCENES):
         raise ManifestError(f"{resource}: format '{raw.get('format')}' is not {FORMAT} or {SCENES}")
     if twice := [k for k, n in Counter(g.id for g in goals).items() if n > 1]:
         raise ManifestError(f"{resource}: goal id {twice[0]} appears twice")
     for goal in goals:
+        if not re.fullmatch(r"[\w-]+", goal.id):
+            raise ManifestError(
+                f"{resource}: goal id '{goal.id}': letters, digits, _ and - only; films are named by it"
+            )
         allow(goal)
     return manifest
 
 
 def _stored(g: dict[str, Any]) -> GoalPair:
     start, goal = unpack(g["states"])
-    return GoalPair(g["id"], g["task"], start, goal, float(g["distance"]), (("goal", goal),))
+    return GoalPair(str(g["id"]), g["task"], start, goal, float(g["distance"]), (("goal", goal),))
 
 
 def _redressed(environment: dict[str, Any], variation: Mapping[str, float]) -> dict[str, Any]:
@@ -164,7 +169,7 @@ def _play(text: str) -> tuple[GoalPair, ...]:
         for g in records:
             done = play(env, task_of(g["task"]).expert, g["scene"], np.array(g["aim"]))
             goal, distance = done.stages[-1][1], float(g["distance"])
-            goals.append(GoalPair(g["id"], g["task"], done.start, goal, distance, done.stages, done.actions))
+            goals.append(GoalPair(str(g["id"]), g["task"], done.start, goal, distance, done.stages, done.actions))
     return tuple(goals)
 
 

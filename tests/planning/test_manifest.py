@@ -132,6 +132,7 @@ def test_pushes_in_one_direction_only_are_refused(env, shipped):
         (lambda r: r["goals"][0].update(distance=0.119), "breaks the least distance"),
         (lambda r: r["goals"][0].update(task="fly"), "fly"),
         (lambda r: r["goals"].append(r["goals"][0]), "twice"),
+        (lambda r: r["goals"][0].update(id="../out"), "'../out': letters, digits"),
         (lambda r: r["goals"][0].update(states="AAAA"), "not a goal file"),
         (lambda r: r.pop("tolerance"), "tolerance"),
         (lambda r: r.update(format="x"), "format 'x'"),
@@ -142,6 +143,9 @@ def test_spoilt_files_are_refused(tmp_path, spoil, message):
     spoil(contents)
     (tmp_path / "goals.json").write_text(json.dumps(contents))
     with pytest.raises(ManifestError, match=message):
+        load(tmp_path / "goals.json")
+    (tmp_path / "goals.json").write_text(json.dumps([contents]))
+    with pytest.raises(ManifestError, match="not a goal file"):
         load(tmp_path / "goals.json")
 
 
