@@ -71,7 +71,7 @@ class Clip:
 
 @dataclass(frozen=True)
 class Episode:
-    """One whole video with its arrays, as packed: `actions` (T-1, A), the others (T, ...)."""
+    """One whole video, or frames of it at a lower rate, with its arrays: `actions` (T-1, A), the others (T, ...)."""
 
     frames: Tensor  # (T, C, h, w) uint8
     arrays: dict[str, np.ndarray]

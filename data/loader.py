@@ -4,7 +4,7 @@ import gc
 import multiprocessing
 import signal
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import NoReturn
 
 import torch
@@ -17,6 +17,7 @@ from jepa.data.config import DataConfig
 from jepa.data.decode import decode
 from jepa.data.errors import DataError
 from jepa.data.index import Manifest, Sample
+from jepa.data.sampling import stride
 from jepa.data.slots import Batch, Item, Skipped, Slots
 
 BAD_LIMIT = 0.05  # share of the last BAD_WINDOW reads that may fail before a run stops
@@ -147,16 +148,20 @@ class _Places:
         return len(self.steps)
 
 
-def episodes(manifest: Manifest, size: int) -> Iterator[Episode]:
-    """Every video whole, in order: frames resized to short side `size` and cut to the centred square.
+def episodes(manifest: Manifest, size: int, ids: Iterable[int] | None = None, fps: float = 0.0) -> Iterator[Episode]:
+    """The videos `ids` (None: all) whole, in order: frames resized to short side `size` and cut to the centred square.
+
+    With `fps`, every `sampling.stride`-th frame and row of the arrays; `actions` are there only where these are all.
 
     Raises:
         DataError: a video cannot be read; names shard and key.
     """
-    for entry in manifest:
-        frames, sample = read_frames(manifest, entry.id, range(entry.frames))
+    for entry in manifest if ids is None else map(manifest.__getitem__, ids):
+        step = int(stride(entry.fps, fps))
+        frames, sample = read_frames(manifest, entry.id, range(0, entry.frames, step))
         crop = transforms.centre_crop(*frames.shape[-2:])
-        yield Episode(transforms.cut(frames, crop, size), sample.arrays, entry.id)
+        arrays = {name: values[::step] for name, values in sample.arrays.items() if step == 1 or name != "actions"}
+        yield Episode(transforms.cut(frames, crop, size), arrays, entry.id)
 
 
 def read_frames(manifest: Manifest, i: int, ids: Sequence[int]) -> tuple[Tensor, Sample]:

@@ -25,6 +25,16 @@ def needed_frames(video_fps: float | np.ndarray, *, frames: int, fps: float) -> 
     return np.where(step >= 1, frames * step, np.maximum(1, frames * rate // fps)).astype(np.int64)
 
 
+def stride(video_fps: float | np.ndarray, fps: float) -> np.ndarray:
+    """Every how many frames of a robot's video one is taken, int64 of `video_fps`'s shape; 1 where `fps <= 0`.
+
+    As in V-JEPA 2-AC the rate is `fps` or less: 15 frames a second at `fps` 4 are taken by fours.
+    """
+    if fps <= 0:
+        return np.ones(np.shape(video_fps), np.int64)
+    return np.maximum(1, np.ceil(np.round(np.asarray(video_fps) / fps, 3))).astype(np.int64)  # 30.0000001 means 30
+
+
 def sample_frames(
     total: int,
     video_fps: float,

@@ -82,12 +82,13 @@ def encoder_flops(encoder: Encoder, tokens: int) -> Flops:
 def predictor_flops(predictor: nn.Module, context: int, target: int) -> Flops:
     """Embeds the context, runs blocks over all tokens, projects the target (V-JEPA 2.1: the context as well)."""
     ends = 2 * context * _weights(predictor.predictor_embed) + 2 * target * _weights(predictor.predictor_proj)
-    out = target  # of the last block
+    out, alike = target, target - 1  # of the last block; mask tokens that the first block need not take again
     if hasattr(predictor, "predictor_proj_context"):
         ends += 2 * context * _weights(predictor.predictor_proj_context)
-        out += context
+        out, alike = out + context, 0
     blocks = _blocks_flops(predictor.predictor_blocks, context + target, out)
-    return Flops(ends + blocks.forward, 2 * ends + blocks.backward, blocks.recompute)
+    saved = 2 * alike * _weights(predictor.predictor_blocks[0].attn.qkv)
+    return Flops(ends + blocks.forward - saved, 2 * ends + blocks.backward - 2 * saved, blocks.recompute - saved)
 
 
 def _blocks_flops(blocks: nn.ModuleList, tokens: int, out: int) -> Flops:
@@ -107,11 +108,12 @@ def _block_flops(block: nn.Module, tokens: int, out: int) -> Flops:
 def activation_bytes(objective: nn.Module, tokens: int, masks: Sizes, checkpointing: str, size: int) -> int:
     """What the forward pass of one clip keeps for the backward pass, an estimate; `size` is that of a number.
 
-    All mask configs are kept at once. With checkpointing one block at a time is whole again. Left out are what a
-    kernel needs while it runs, and what the allocator cannot use.
+    All mask configs are kept at once, and go through a block together: a little too much for objectives that take them
+    one after the other. With checkpointing one block at a time is whole again. Left out are what a kernel needs while
+    it runs, and what the allocator cannot use.
     """
     encoder, predictor = objective.encoder.blocks, objective.predictor.predictor_blocks
-    runs = [(encoder, context) for context, _ in masks] + [(predictor, sum(pair)) for pair in masks]
+    runs = [(encoder, sum(context for context, _ in masks)), (predictor, sum(map(sum, masks)))]
     if objective.target_encoder is objective.encoder:
         runs.append((encoder, tokens))
     kept = sum(len(blocks) * length * _kept(blocks[0], checkpointing, size) for blocks, length in runs)
@@ -127,8 +129,9 @@ def _kept(block: nn.Module, checkpointing: str, size: int) -> int:
         return width * size
     if checkpointing == "selective":  # also the products: queries, keys and values, attention, and the two of the MLP
         return (7 * width + hidden * (2 if _gated(block) else 1)) * size
-    # Norms read fp32, also under autocast. Turned queries and keys come beside those that came out of the product.
-    return 2 * width * 4 + (8 * width + hidden * (4 if _gated(block) else 2)) * size
+    # Norms read fp32, also under autocast. Turned queries and keys come beside those that came out of the product, and
+    # the attention of all mask configs, joined, beside that of each.
+    return 2 * width * 4 + (9 * width + hidden * (4 if _gated(block) else 2)) * size
 
 
 def state_bytes(engine: str, trained: int, target: int, gpus: int, size: int) -> State:

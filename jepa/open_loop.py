@@ -1,39 +1,42 @@
 """Open-loop quality of a world model on held-out episodes: skill against copy-last-frame, use of the action."""
 
+import math
+
 import torch
 from torch import Tensor
 
+from jepa.encoded import Episodes
 from jepa.worlds.base import Sequence, WorldModel
 
 
 @torch.no_grad()
 def open_loop(
-    world: WorldModel, data: Sequence, horizons: tuple[int, ...] = (1, 4), chunk: int = 64
+    world: WorldModel, data: Episodes, horizons: tuple[int, ...] = (1, 4), chunk: int = 64
 ) -> dict[str, float]:
-    """Figures over all windows of held-out sequences (n, T, …) with T > max(horizons), errors in mean L1.
+    """Figures over all windows of held-out episodes of more than max(horizons) frames, errors in mean L1.
 
     `skill@k` is 1 - error / error of copying the first frame: 0 is no better than copying. `shuffle@k` is the
     error with the actions of another window over the error with the true ones: 1 means the action is ignored.
+    NaN is what is not defined: nothing moves, or there is one window only.
     """
     horizon = max(horizons)
-    starts = range(0, data.tokens.shape[1] - horizon, horizon)
-    cut = [slice(s, s + horizon + 1) for s in starts]
-    tokens = torch.cat([data.tokens[:, c] for c in cut])
-    states = torch.cat([data.states[:, c] for c in cut])
-    actions = torch.cat([data.actions[:, c.start : c.stop - 1] for c in cut])
-    other = actions.roll(len(data.tokens) // 2 + 1, dims=0)  # rows are ordered by window, then episode
+    cut = sorted((s, i) for i, frames in enumerate(data.lengths) for s in range(0, frames - horizon, horizon))
+    actions = torch.cat([data.window(i, s, horizon + 1).actions for s, i in cut])
+    # Rows are ordered by window, then episode; no row may get its own actions back.
+    first = sum(s == 0 for s, _ in cut)
+    other = actions.roll((first // 2 + 1) % len(cut) or 1, dims=0)
     device = next((p.device for p in world.parameters()), torch.device("cpu"))
     errors = {name: torch.zeros(horizon) for name in ("model", "shuffled", "copy")}
-    for i in range(0, len(tokens), chunk):
-        part = slice(i, i + chunk)
-        piece = Sequence(tokens[part], actions[part], states[part]).to(device)
+    for at in range(0, len(cut), chunk):
+        piece = data.batch([(i, s) for s, i in cut[at : at + chunk]], horizon + 1).to(device)
         errors["model"] += _errors(world, piece, piece.actions)
-        errors["shuffled"] += _errors(world, piece, other[part].to(device))
+        errors["shuffled"] += _errors(world, piece, other[at : at + chunk].to(device))
         errors["copy"] += _errors(world, piece, None)
     figures = {}
     for k in horizons:
         model, shuffled, copy = (errors[name][k - 1].item() for name in ("model", "shuffled", "copy"))
-        figures |= {f"skill@{k}": 1 - model / copy, f"shuffle@{k}": shuffled / model}
+        figures[f"skill@{k}"] = 1 - model / copy if copy else math.nan
+        figures[f"shuffle@{k}"] = shuffled / model if model and len(cut) > 1 else math.nan
     return figures
 
 

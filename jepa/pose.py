@@ -8,6 +8,9 @@ Source: V-JEPA 2-AC (`facebookresearch/vjepa2`, DROID data set and planner).
 import torch
 from torch import Tensor
 
+UNITS = ("m", "m", "m", "rad", "rad", "rad", "closedness")
+"""Of a state's seven numbers, and of an action's."""
+
 
 def rotation(euler: Tensor) -> Tensor:
     """Rotation matrices (..., 3, 3) of extrinsic xyz Euler angles (..., 3) in radians."""
@@ -26,8 +29,9 @@ def euler(matrix: Tensor) -> Tensor:
     y = torch.atan2(-matrix[..., 2, 0], cosine)
     x = torch.atan2(matrix[..., 2, 1], matrix[..., 2, 2])
     z = torch.atan2(matrix[..., 1, 0], matrix[..., 0, 0])
-    # Pointing straight up or down, only x ∓ z is defined: take z = 0.
-    locked = cosine < 1e-6
+    # Pointing straight up or down, only x ∓ z is defined: take z = 0. The angles are as wrong as the matrix's rounding
+    # over the cosine, and taking z = 0 is as wrong as the cosine: the two meet at the root of the rounding.
+    locked = cosine < torch.finfo(matrix.dtype).eps ** 0.5
     x = torch.where(locked, torch.atan2(-matrix[..., 1, 2], matrix[..., 1, 1]), x)
     return torch.stack([x, y, torch.where(locked, torch.zeros_like(z), z)], -1)
 

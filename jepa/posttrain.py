@@ -12,16 +12,21 @@ from omegaconf import MISSING
 from jepa import runs
 from jepa.config import ConfigError, build, load_config, plugin, to_dict
 from jepa.data.index import Manifest
-from jepa.data.loader import episodes
+from jepa.encode import encode_shards
+from jepa.encoded import Episodes, windows
 from jepa.interop.encoders import load_encoder
-from jepa.logs import console, progress_bar
+from jepa.logs import console
 from jepa.loop import train
-from jepa.models.encoder import build_encoder, encode_frames
+from jepa.models.encoder import build_encoder
 from jepa.models.pixel_encoder import PixelEncoder, PixelEncoderConfig
 from jepa.open_loop import open_loop
 from jepa.pretrain import PretrainConfig
+from jepa.status import write_json
 from jepa.training import LoopConfig, first_alone, join, make_accelerator, required
 from jepa.worlds.base import Sequence
+
+FITTED = 1 << 28  # numbers of tokens from which a world takes its scales: 3 GB while it does
+HELDOUT_FRAMES = 5  # `open_loop` looks 4 steps ahead
 
 
 @dataclass(frozen=True)
@@ -32,7 +37,10 @@ class PosttrainConfig:
     `pixels` takes only its image size and patches: the patches' raw pixels are the tokens.
     These two need no trained run, so `encoder` may then be a pretrain preset as well. For an image encoder `weights`
     may be a .safetensors file too; `pretrained` are those of the hub.
-    `frames` is the length of the training windows.
+    `frames` is the length of the training windows. They are made of every frame of the episodes, or with `fps` of so
+    many a second at most; actions are then the changes of the 7-D poses that are the states.
+
+    Raises ConfigError for a value outside its range.
     """
 
     out: str = MISSING
@@ -41,10 +49,17 @@ class PosttrainConfig:
     shards: str = ""
     heldout: str = ""
     world: Any = plugin("jepa.worlds", "ac_jepa")
+    fps: float = 0.0
     frames: int = 3
     batch_size: int = 16
     loop: LoopConfig = field(default_factory=LoopConfig)
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.frames < 2:
+            raise ConfigError(f"frames {self.frames}: must be at least 2")
+        if self.fps < 0:
+            raise ConfigError(f"fps {self.fps:g}: must be 0 (every frame) or more")
 
 
 def run(config: PosttrainConfig) -> None:
@@ -54,25 +69,18 @@ def run(config: PosttrainConfig) -> None:
     shards = {"train": required(config.shards, "shards"), "heldout": required(config.heldout, "heldout")}
     manifests = {split: Manifest.load(path) for split, path in shards.items()}
     accelerator = make_accelerator(config.out, config.loop)
-    digests = {shards[split]: manifest.sha256 for split, manifest in manifests.items()}
-    join(accelerator, out, to_dict(config), digests)
+    join(accelerator, out, to_dict(config), {shards[split]: manifest.sha256 for split, manifest in manifests.items()})
     first_alone(accelerator, lambda: runs.save_encoder(out, encoder))
-    caches = {split: out / "features" / f"{split}.safetensors" for split in manifests}
-
-    def encoded() -> list[Sequence]:
-        return [encode_shards(encoder, manifest, caches[split]) for split, manifest in manifests.items()]
-
-    first_alone(accelerator, encoded)  # it fills the caches
-    data, heldout = encoded()
-    spec = runs.world_spec(encoder, data.actions.shape[-1], data.states.shape[-1])
-    shortest = min(data.tokens.shape[1], heldout.tokens.shape[1])
-    if not 2 <= config.frames <= shortest or shortest < 5:
-        raise ConfigError(
-            f"frames={config.frames}, and the shortest episode has {shortest}: windows need 2 to that many frames, "
-            "and the figures at 4 steps need 5"
-        )
+    encoded = {
+        split: encode_shards(encoder, manifest, config.fps, out / "features" / split, accelerator)
+        for split, manifest in manifests.items()
+    }
+    least = {"train": config.frames, "heldout": HELDOUT_FRAMES}
+    first_alone(accelerator, lambda: _list_short(encoded, manifests, least, out))
+    data, heldout = encoded["train"], encoded["heldout"]
+    spec = runs.world_spec(encoder, *data.widths)
     world = build(config.world, spec, torch.Generator().manual_seed(config.seed))
-    world.fit_scales(data)
+    world.fit_scales(data.joined(FITTED)[0])
 
     def batches(done: int) -> Iterator[Sequence]:
         rank, ranks = accelerator.process_index, accelerator.num_processes
@@ -85,53 +93,23 @@ def run(config: PosttrainConfig) -> None:
     train("posttrain", world, batches, measure, accelerator, config.loop, out)
 
 
-def windows(data: Sequence, frames: int, batch: int, key: tuple[int, ...], rank: int = 0, world: int = 1) -> Sequence:
-    """This rank's share of a batch of random windows of `frames` frames; a pure function of `key`."""
-    rng = np.random.default_rng(key)
-    rows = rng.integers(0, data.tokens.shape[0], batch)
-    starts = rng.integers(0, data.tokens.shape[1] - frames + 1, batch)
-    pairs = list(zip(rows, starts, strict=True))[rank::world]
-    return Sequence(
-        torch.stack([data.tokens[r, s : s + frames] for r, s in pairs]).float(),
-        torch.stack([data.actions[r, s : s + frames - 1] for r, s in pairs]),
-        torch.stack([data.states[r, s : s + frames] for r, s in pairs]),
-    )
+def _list_short(encoded: dict[str, Episodes], manifests: dict[str, Manifest], least: dict[str, int], out: Path) -> None:
+    """Write the keys of episodes that have fewer frames than they need to OUT/too_short.json, and say how many.
 
-
-@torch.no_grad()
-def encode_shards(encoder: runs.AnyEncoder, manifest: Manifest, cache: Path, chunk: int = 64) -> Sequence:
-    """All frames of all episodes, encoded one by one: tokens (n, T, N, D) in half precision to halve the memory.
-
-    Kept in `cache`, keyed by the encoder's weights and the shards. Episodes longer than the shortest are cut.
+    Raises ConfigError where all of them have.
     """
-    shards = manifest.location
-    key = f"{runs.encoder_sha256(encoder)} {manifest.sha256}"
-    if (cached := runs.read_cache(cache, key)) is not None:
-        return Sequence(cached["tokens"], cached["actions"], cached["states"])
-    tokens, actions, states = [], [], []
-    with progress_bar() as bar:
-        task = bar.add_task(f"encode {Path(shards).name}", total=len(manifest), figures="")
-        for episode in episodes(manifest, encoder.config.size):
-            if "actions" not in episode.arrays:
-                raise ConfigError(f"{shards}: sample {episode.id} has no actions, which post-training needs")
-            parts = [encode_frames(encoder, part[None])[0].half() for part in episode.frames.split(chunk)]
-            tokens.append(torch.cat(parts))
-            actions.append(torch.from_numpy(episode.arrays["actions"]).float())
-            state = episode.arrays.get("states", np.empty((len(episode.frames), 0)))  # a world may do without
-            states.append(torch.from_numpy(state).float())
-            bar.advance(task)
-    if len(widths := {s.shape[1] for s in states}) > 1:
-        raise ConfigError(f"{shards}: states of {', '.join(map(str, sorted(widths)))} numbers; all must have as many")
-    length = min(len(t) for t in tokens)
-    if (cut := sum(len(t) - length for t in tokens)) > 0:
-        console.print(f"[yellow]{shards}: all episodes cut to the shortest, {length} frames; {cut} frames are not used")
-    data = Sequence(
-        torch.stack([t[:length] for t in tokens]),
-        torch.stack([a[: length - 1] for a in actions]),
-        torch.stack([s[:length] for s in states]),
-    )
-    runs.write_cache(cache, key, {"tokens": data.tokens, "actions": data.actions, "states": data.states})
-    return data
+    short: dict[str, list[str]] = {}
+    for split, data in encoded.items():
+        found = np.flatnonzero(data.lengths < least[split]).tolist()
+        needed = f"{manifests[split].location}: windows of {least[split]} frames are needed"
+        if len(found) == len(data):
+            raise ConfigError(f"{needed}, and the longest episode has {data.lengths.max()}")
+        if found:
+            short[split] = [manifests[split][i].key for i in found]
+            listed = out / "too_short.json"
+            console.print(f"[yellow]{needed}: {len(found)} of {len(data)} episodes are shorter and left out ({listed})")
+    if short:
+        write_json(out / "too_short.json", short)
 
 
 def _encoder(config: PosttrainConfig) -> runs.AnyEncoder:

@@ -107,6 +107,7 @@ class Agent:
         self._state: State | None = None
         self._plan: Plan | None = None
         self._last: Tensor | None = None  # (B, A), carried out since the last look
+        self._own: Tensor | None = None  # (1, width), the last state of one robot that was finite, to hold it there
         self._decision, self._watch = 0, Watch(self._safety)
 
     def aim_at(self, frame: np.ndarray) -> None:
@@ -120,11 +121,14 @@ class Agent:
             frame: (h, w, 3) uint8. state: as the embodiment says.
 
         Raises:
-            SafeStop: the robot must hold still; the error carries the action that does so.
+            SafeStop: the robot must hold still; the error carries the action that does so, where it was last measured.
+            ConfigError: the picture is not (h, w, 3) uint8, or the state has another width.
         """
         own = torch.as_tensor(np.asarray(state), dtype=torch.float64)[None]
         decided = self.decide(View(_image(frame), self._adapter.pose(own).float()))
-        action = self._adapter.action(decided.actions.double(), own)[0].numpy()
+        if self._own is None or own.isfinite().all():
+            self._own = own
+        action = self._adapter.action(decided.actions.double(), self._own)[0].numpy()
         if decided.stops[0]:
             raise SafeStop(decided.stops[0], action)
         return action
@@ -180,4 +184,7 @@ class Agent:
 
 
 def _image(frame: np.ndarray) -> Tensor:
+    frame = np.asarray(frame)
+    if frame.dtype != np.uint8 or frame.ndim != 3 or frame.shape[2] != 3:
+        raise ConfigError(f"a picture is (h, w, 3) uint8, red first; this one is {frame.shape} {frame.dtype}")
     return torch.from_numpy(np.ascontiguousarray(frame)).permute(2, 0, 1)[None]

@@ -60,7 +60,8 @@ class Bounds:
     """The box of actions: low and high (A), in the action's own units; `frozen` axes are held at 0.
 
     Raises:
-        ConfigError: the box is crossed, an axis is not the action's, balls share an axis, or no action satisfies all.
+        ConfigError: the box is crossed or endless, an axis is not the action's, balls share an axis, or no action
+            satisfies all.
     """
 
     low: Tensor
@@ -70,15 +71,17 @@ class Bounds:
     schedules: tuple[Schedule, ...] = ()
 
     def __post_init__(self) -> None:
-        if self.low.shape != self.high.shape or self.low.ndim != 1 or bool((self.low > self.high).any()):
-            raise ConfigError(f"bounds need low ≤ high of one shape (A); got {self.low} and {self.high}")
+        alike = self.low.shape == self.high.shape and self.low.ndim == 1
+        if not alike or not bool(((self.low <= self.high) & (self.high - self.low).isfinite()).all()):
+            raise ConfigError(f"bounds need finite low ≤ high of one shape (A); got {self.low} and {self.high}")
         in_balls = [axis for ball in self.balls for axis in ball.axes]
         named = (*self.frozen, *in_balls, *(schedule.axis for schedule in self.schedules))
         if wrong := [axis for axis in named if not 0 <= axis < len(self.low)]:
             raise ConfigError(f"bounds: there is no axis {wrong[0]} in actions of {len(self.low)} numbers")
         if len(set(in_balls)) < len(in_balls):
             raise ConfigError(f"bounds: an axis may be in one ball only, got {in_balls}")
-        smallest = torch.zeros(1, len(self.low)).clamp(*self.limits(max([1, *(len(s.values) for s in self.schedules)])))
+        longest = max([1, *(len(schedule.values) for schedule in self.schedules)])
+        smallest = self.low.new_zeros(1, len(self.low)).clamp(*self.limits(longest))
         for ball in self.balls:
             if bool((_norm(smallest, ball) > ball.radius).any()):
                 raise ConfigError(f"bounds: no action of the box and the schedules lies in {ball}")

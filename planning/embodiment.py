@@ -69,6 +69,8 @@ class Embodiment:
             )
         if any(len(edge) != 2 or not edge[0] < edge[1] for edge in self.workspace):
             self._refuse("workspace", "each axis is [lowest, highest]")
+        if self.frame == "end_effector" and self.actions == "absolute":
+            self._refuse("frame", "end_effector is for changes; targets are written in the base's or a camera's axes")
         if self.rotation.startswith("quaternion") and self.turn_scale != 1.0:
             self._refuse("turn_scale", "quaternions cannot be scaled")
 
@@ -134,7 +136,7 @@ class Adapter:
             along = self._along(hand)
             place, turn = (along.mT @ move[..., None])[..., 0], along.mT @ turn @ along
         if self.embodiment.gripper_actions == "absolute":
-            closed = closed + now[..., 6:]
+            closed = (closed + now[..., 6:]).clamp(0.0, 1.0)  # as the world model imagines it; the fingers have ends
         return self._write(place, turn, closed, of_action=True)
 
     def bounds(self) -> Bounds:

@@ -64,6 +64,7 @@ class FeatureGoal:
         config = config or GoalConfig()
         self._kernel = _gaussian(features, config.blur) if config.blur else None
         self._goal = self._blurred(features)[:, None, None]
+        self.features = features
         self.last_only = config.steps == "last"
         self._distance, self._over_steps = _DISTANCES[config.distance], _STEPS[config.steps]
         self._weights = None

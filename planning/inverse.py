@@ -19,7 +19,11 @@ from torch import Tensor, nn
 from jepa import runs
 from jepa.checkpoint import CheckpointError, load_weights
 from jepa.config import ConfigError, from_dict, to_dict
+from jepa.encoded import read_episodes
+from jepa.logs import console
 from jepa.worlds.base import WorldModel
+
+IN_MEMORY = 1 << 32  # numbers of tokens that are read: 8 GB, and as much again of features
 
 
 @dataclass(frozen=True)
@@ -95,6 +99,7 @@ def train(
     features: Tensor,
     actions: Tensor,
     states: Tensor,
+    lengths: Tensor,
     config: InverseConfig,
     generator: torch.Generator,
     tick: Callable[[], None] = lambda: None,
@@ -102,23 +107,24 @@ def train(
     """Fit by the mean absolute error of scaled actions, with Adam and a learning rate that falls to 0 on a cosine.
 
     Args:
-        features: (n, T, N, D) of every frame, as `world.features` gives them.
-        actions: (n, T - 1, A), `actions[:, t]` led from frame t to t + 1. states: (n, T, S).
+        features: (F, N, D) of every frame of the episodes, end to end, as `world.features` gives them.
+        actions: (F - E, A), that led from frame to frame. states: (F, S). lengths: (E), frames of each episode.
         tick: called after every step.
     """
-    episodes, frames = features.shape[:2]
-    if config.max_gap >= frames:
-        raise ConfigError(f"inverse dynamics: max_gap={config.max_gap} is too much for episodes of {frames} frames")
-    net = InverseDynamics(config, (*features.shape[2:], actions.shape[-1], states.shape[-1]), generator)
+    first, longest = lengths.cumsum(0) - lengths, int(lengths.max())
+    if config.max_gap >= longest:
+        raise ConfigError(f"inverse dynamics: max_gap={config.max_gap} is too much for episodes of {longest} frames")
+    usable = (lengths > 1).nonzero()[:, 0]
+    net = InverseDynamics(config, (*features.shape[1:], actions.shape[-1], states.shape[-1]), generator)
     net.fit_scales(features, actions, states)
     adam = torch.optim.Adam(net.parameters(), lr=config.learning_rate)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(adam, config.steps)
     for _ in range(config.steps):
-        row = torch.randint(episodes, (config.batch_size,), generator=generator)
-        gap = torch.randint(1, config.max_gap + 1, (config.batch_size,), generator=generator)
-        now = (torch.rand(config.batch_size, generator=generator) * (frames - gap)).long()
-        predicted = net(features[row, now], features[row, now + gap], states[row, now])
-        loss = ((predicted - actions[row, now]) / net.action_std).abs().mean()
+        row = usable[torch.randint(len(usable), (config.batch_size,), generator=generator)]
+        gap = torch.randint(1, config.max_gap + 1, (config.batch_size,), generator=generator).minimum(lengths[row] - 1)
+        now = first[row] + (torch.rand(config.batch_size, generator=generator) * (lengths[row] - gap)).long()
+        predicted = net(features[now], features[now + gap], states[now])
+        loss = ((predicted - actions[now - row]) / net.action_std).abs().mean()  # an action less for each before it
         adam.zero_grad()
         loss.backward()
         adam.step()
@@ -135,26 +141,23 @@ def train_on_run(
     Raises:
         CheckpointError: no such run, or its cache of features is gone.
     """
-    cache = Path(run) / "features" / "train.safetensors"
-    if not cache.is_file():
-        raise CheckpointError(f"{cache} is missing: run `jepa posttrain` again with out={run}, which fills it")
-    with safe_open(cache, "pt") as file:
-        tokens, actions, states = (file.get_tensor(name) for name in ("tokens", "actions", "states"))
+    data = read_episodes(run, "train")
+    rows, lengths = data.joined(IN_MEMORY)
+    if len(lengths) < len(data):
+        console.print(f"[yellow]inverse dynamics: memory holds {len(lengths)} of {len(data)} episodes, evenly spread")
     _, world = runs.load_world(run)
+    actions, states = rows.actions[0], rows.states[0]
+    features = world_features(world, rows.tokens[0], states)
     generator = torch.Generator().manual_seed(config.seed)
-    save(train(world_features(world, tokens, states), actions, states, config, generator, tick), out)
+    save(train(features, actions, states, lengths, config, generator, tick), out)
     return Path(out)
 
 
 @torch.no_grad()
 def world_features(world: WorldModel, tokens: Tensor, states: Tensor, chunk: int = 256) -> Tensor:
-    """Features (n, T, N, D), in half precision, that `world` has of single frames of tokens (n, T, N, D)."""
-    flat, pose = tokens.flatten(0, 1)[:, None], states.flatten(0, 1)[:, None]
-    parts = [
-        world.features(world.observe(None, flat[i : i + chunk], pose[i : i + chunk])).half()
-        for i in range(0, len(flat), chunk)
-    ]
-    return torch.cat(parts).unflatten(0, tokens.shape[:2])
+    """Features (F, N, D), in half precision, that `world` has of single frames: tokens (F, N, D), states (F, S)."""
+    parts = zip(tokens[:, None].split(chunk), states[:, None].split(chunk), strict=True)
+    return torch.cat([world.features(world.observe(None, *part)).half() for part in parts])
 
 
 def save(net: InverseDynamics, path: str | Path) -> None:

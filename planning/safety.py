@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from jepa.planning.planners.base import Plan
+from jepa.pose import delta
 
 SLACK = 0.005  # m outside the workspace that measurement noise may explain
 MOVED = torch.tensor([0.002] * 3 + [0.02] * 3 + [0.05])  # m, rad, closedness: less than this is standing still
@@ -81,7 +82,7 @@ class Watch:
             self._seen_at, self._same = pose, torch.zeros(len(pose))
         else:
             fresh = (frames != self._frames).flatten(1).any(1)
-            moved = ((pose - self._seen_at).abs() > MOVED).any(1)
+            moved = (delta(self._seen_at, pose).abs() > MOVED).any(1)  # angles of π and -π are the same place
             self._seen_at = torch.where(fresh[:, None], pose, self._seen_at)
             self._same = torch.where(fresh, 0.0, self._same + moved)
             for row in (self._same >= self._safety.stale).nonzero()[:, 0].tolist():

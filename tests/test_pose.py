@@ -37,6 +37,17 @@ def test_gimbal_lock_keeps_the_rotation() -> None:
     torch.testing.assert_close(rotation(euler(matrix)), matrix, atol=1e-7, rtol=0)
 
 
+def test_near_the_lock_single_precision_keeps_the_rotation_too() -> None:
+    """A hand that points all but straight up or down: the angles are quotients of numbers that are mostly noise."""
+    generator = torch.Generator().manual_seed(0)
+    turn, lean = (torch.rand(500, 3, generator=generator, dtype=torch.float64) - 0.5 for _ in range(2))
+    for off in 10.0 ** torch.arange(-7.0, -1):
+        aim = lean * torch.tensor([6.0, 0.0, 6.0]) + torch.tensor([0.0, torch.pi / 2 - off, 0.0])
+        matrix = rotation(turn).float() @ (rotation(turn).mT @ rotation(aim)).float()
+        error = (rotation(euler(matrix).double()) - rotation(aim)).norm(dim=(1, 2))
+        assert error.max() < 2e-3, off
+
+
 def test_delta_undoes_integrate_and_batches_do_not_mix() -> None:
     generator = torch.Generator().manual_seed(0)
     state = torch.rand(4, 3, 7, generator=generator, dtype=torch.float64) * 0.5 + 0.25

@@ -1,5 +1,9 @@
 """Post-training end to end on tiny shards: resume, the random-init control, loading, and honest open-loop figures."""
 
+import json
+import runpy
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -7,14 +11,16 @@ from jepa import pretrain
 from jepa.checkpoint import CheckpointError
 from jepa.config import ConfigError, load_config
 from jepa.data.transforms import normalize
+from jepa.encoded import Episodes, read_episodes, windows
 from jepa.logs import read
 from jepa.models.encoder import encode_frames
 from jepa.models.image_encoder import ImageEncoder, build_image_encoder
 from jepa.open_loop import open_loop
-from jepa.posttrain import PosttrainConfig, run, windows
+from jepa.posttrain import PosttrainConfig, run
 from jepa.runs import load_encoder, load_world, save_encoder, weights_sha256
-from jepa.worlds.base import Sequence, Step, WorldModel
+from jepa.worlds.base import Step, WorldModel
 
+write_shards = runpy.run_path(str(Path(__file__).with_name("encode_fixtures.py")))["write_shards"]
 SMALL = ["world.predictor.width=24", "world.predictor.depth=1", "world.predictor.heads=2", "batch_size=4"]
 
 
@@ -126,7 +132,9 @@ def shifting(rows=64, frames=9):
     rng = torch.Generator().manual_seed(0)
     actions = torch.randn(rows, frames - 1, 7, generator=rng)
     path = torch.cat((torch.zeros(rows, 1), actions[..., 0].cumsum(1)), dim=1)
-    return Sequence(path[..., None, None].expand(-1, -1, 3, 2), actions, torch.zeros(rows, frames, 7))
+    tokens = path.flatten()[:, None, None].expand(-1, 3, 2)
+    part = {"lengths": torch.full((rows,), frames), "tokens": tokens, "actions": actions.flatten(0, 1)}
+    return Episodes([part | {"states": torch.zeros(rows * frames, 7)}])
 
 
 def test_open_loop_figures_of_worlds_whose_quality_is_known():
@@ -136,6 +144,25 @@ def test_open_loop_figures_of_worlds_whose_quality_is_known():
     assert half["skill@1"] == pytest.approx(0.5, abs=1e-4) and half["skill@4"] == pytest.approx(0.5, abs=1e-4)
     assert half["shuffle@1"] > 1.5
     assert open_loop(Shift(-1.0), shifting())["skill@1"] == pytest.approx(-1, abs=1e-4)
+
+
+def test_open_loop_figures_of_episodes_of_any_length():
+    """Two windows in 9 frames, one in 5 and in 8, none in 4: those that are too short change nothing."""
+    long, short = shifting(), shifting(4, 4)
+    alone = open_loop(Shift(0.5), long)
+    assert open_loop(Shift(0.5), Episodes([*long.parts, *short.parts])) == alone
+    mixed = Episodes([*shifting(20, 5).parts, *short.parts, *shifting(30, 8).parts, *shifting(20, 9).parts])
+    figures = open_loop(Shift(0.5), mixed)
+    assert figures["skill@1"] == pytest.approx(0.5, abs=1e-4) and figures["skill@4"] == pytest.approx(0.5, abs=1e-4)
+    seen = []
+
+    class Counting(Shift):
+        def step(self, state, action, generator=None):
+            seen.append(len(action))
+            return super().step(state, action)
+
+    open_loop(Counting(0.5), mixed)
+    assert sum(seen) == 2 * 4 * 90  # true and shuffled actions, 4 steps, 90 windows
 
 
 def test_a_world_keeps_the_encoder_it_was_trained_on(tmp_path, moving_square, encoder_run):
@@ -148,8 +175,26 @@ def test_a_world_keeps_the_encoder_it_was_trained_on(tmp_path, moving_square, en
 
 
 def test_windows_longer_than_the_episodes_are_refused(tmp_path, moving_square, encoder_run):
-    with pytest.raises(ConfigError, match="the shortest episode has 12"):
+    with pytest.raises(ConfigError, match="windows of 13 frames are needed, and the longest episode has 12"):
         run(config_of(tmp_path, moving_square, encoder_run, "frames=13"))
+    with pytest.raises(ConfigError, match="frames 1: must be at least 2"):
+        run(config_of(tmp_path, moving_square, encoder_run, "frames=1"))
+
+
+def test_episodes_of_any_length_and_a_lower_rate(tmp_path):
+    """Nothing is cut, and what is too short is listed."""
+    shards = write_shards(tmp_path, [9, 20, 3, 14])
+    own = ("weights=pixels", "loop.steps=3", "frames=4")
+    run(config_of(tmp_path / "all", shards, "debug", *own))
+    assert [len(part["tokens"]) for part in read_episodes(tmp_path / "all", "train").parts] == [46]
+    listed = json.loads((tmp_path / "all" / "too_short.json").read_text())
+    assert listed == {"train": ["episode_000002"], "heldout": ["episode_000002"]}
+    run(config_of(tmp_path / "fewer", shards, "debug", "weights=pixels", "loop.steps=3", "frames=3", "fps=5"))
+    data = read_episodes(tmp_path / "fewer", "train")
+    assert data.lengths.tolist() == [3, 7, 1, 5] and data.parts[0]["actions"].shape == (12, 7)
+    assert len(read(tmp_path / "fewer" / "log.jsonl")) == 4
+    with pytest.raises(ConfigError, match="windows of 5 frames are needed, and the longest episode has 4"):
+        run(config_of(tmp_path / "none", shards, "debug", "weights=pixels", "fps=3"))
 
 
 def test_the_control_needs_no_trained_run(tmp_path, moving_square):

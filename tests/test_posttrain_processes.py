@@ -1,4 +1,4 @@
-"""Post-training by two processes under ZeRO-2 gives one process's losses and weights; a NaN changes nothing."""
+"""Two processes under ZeRO-2 post-train as one: the same features, losses and weights; a NaN changes nothing."""
 
 import os
 import socket
@@ -10,6 +10,7 @@ import pytest
 import torch
 from accelerate import Accelerator
 
+from jepa import encode
 from jepa.checkpoint import read_model
 from jepa.config import load_config
 from jepa.engines.launch import engine
@@ -29,20 +30,34 @@ SMALL = [
 ]
 
 
-def test_two_processes_of_zero_2_train_as_one(tmp_path, moving_square):
+PARTS = "import sys; from jepa import encode; encode.PART = 30; from jepa.cli import app; app(sys.argv[1:])"
+"""The command line, with files of features that hold two of the episodes: three files for two processes."""
+
+
+def test_two_processes_of_zero_2_train_as_one(tmp_path, moving_square, monkeypatch):
     pytest.importorskip("deepspeed")
     given = [f"shards={moving_square}", f"heldout={moving_square}", *SMALL]
+    monkeypatch.setattr(encode, "PART", 30)
+    (tmp_path / "parts.py").write_text(PARTS)
     run(load_config(PosttrainConfig, "posttrain", "debug", [f"out={tmp_path / 'one'}", *given]))
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     launch = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(ZERO2), "--quiet"]
-    command = [*launch, f"--main_process_port={port}", "-m", "jepa", "posttrain", "debug", f"out={tmp_path / 'two'}"]
+    command = [*launch, f"--main_process_port={port}", str(tmp_path / "parts.py"), "posttrain", "debug"]
     environment = {k: v for k, v in os.environ.items() if not k.startswith("ACCELERATE_")}
     ran = subprocess.run(
-        [*command, *given], env={**environment, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=400
+        [*command, f"out={tmp_path / 'two'}", *given],
+        env={**environment, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=400,
     )
     assert ran.returncode == 0, ran.stderr[-3000:]
+    for split in ("train", "heldout"):
+        one, two = (sorted((tmp_path / name / "features" / split).iterdir()) for name in ("one", "two"))
+        assert [file.name for file in two] == [file.name for file in one] and len(one) == 3
+        assert all(a.read_bytes() == b.read_bytes() for a, b in zip(one, two, strict=True))
     one, two = ([r for r in read(tmp_path / name / "log.jsonl") if "loss" in r] for name in ("one", "two"))
     assert len(one) == 6
     for key in ("loss", "loss_forced", "loss_rollout", "grad_norm"):

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from jepa.checkpoint import CheckpointError
 from jepa.interop.fit import check_fit
 from jepa.models.ac_predictor import ACPredictor, ACPredictorConfig
-from jepa.models.encoder import Encoder, EncoderConfig, PatchEmbed
+from jepa.models.encoder import Encoder, EncoderConfig, Keep, PatchEmbed
 from jepa.models.levels import Levels, LevelsPredictor
 from jepa.models.pooler import ANTICIPATION_HEADS, EPS, AnticipationClassifier, AttentiveClassifier
 from jepa.models.predictor import Predictor, PredictorConfig
@@ -71,7 +71,7 @@ class DenseEncoder(Encoder):
     images: tuple[PatchEmbed, ...] = ()  # no module of its own: torch does not look into tuples
 
     def blocks_out(
-        self, frames: Tensor, keep: Tensor | None, layers: Sequence[int], embed: PatchEmbed | None = None
+        self, frames: Tensor, keep: Keep, layers: Sequence[int], embed: PatchEmbed | None = None
     ) -> list[Tensor]:
         """As `Encoder.blocks_out`."""
         if embed is None and frames.shape[1] == 1 and self.images:

@@ -10,11 +10,14 @@ from torch import Tensor, nn
 
 from jepa.data.transforms import normalize
 from jepa.models.checkpointing import check_mode, run_block
-from jepa.models.layers import Block, DropPath, check_heads, init_weights, norm_features
+from jepa.models.layers import Block, DropPath, Parts, check_heads, init_weights, norm_features
 from jepa.models.pixel_encoder import PixelEncoder
 from jepa.models.rope import Rope, positions
 
 _REFERENCE_PX = 256  # V-JEPA 2.1 interpolates positions to the grid of this size: 16 for patch 16, 18 for patch 14
+
+Keep = Tensor | Sequence[Tensor] | None
+"""Ids (B, K) of the tokens to encode, None for all; or several of them."""
 
 
 @dataclass(frozen=True)
@@ -82,6 +85,8 @@ class PatchEmbed(nn.Module):
 class Encoder(nn.Module):
     """Frames (B, T, 3, h, w), ImageNet-normalised -> tokens (B, t·N, D); with `keep` (B, K) only those, (B, K, D).
 
+    With several `keep`, each is encoded as if alone, all in one pass: out come those of the first, then of the second.
+
     Any T that is a multiple of the tubelet and any h, w that are multiples of the patch will do: positions come
     from the input. An image, T = 1, is shown for one tubelet. Raises ValueError for other shapes.
 
@@ -111,14 +116,14 @@ class Encoder(nn.Module):
         """As `EncoderConfig.grid`."""
         return self.config.grid(frames, height, width)
 
-    def forward(self, frames: Tensor, keep: Tensor | None = None, layers: Sequence[int] = ()) -> Tensor | list[Tensor]:
+    def forward(self, frames: Tensor, keep: Keep = None, layers: Sequence[int] = ()) -> Tensor | list[Tensor]:
         """Tokens (B, K, D); with `layers` a list of the tokens after each of these blocks, through the final norm."""
         streams = self.blocks_out(frames, keep, layers or (len(self.blocks) - 1,))
         tokens = [self.norm(stream) for stream in streams]
         return tokens if layers else tokens[0]
 
     def blocks_out(
-        self, frames: Tensor, keep: Tensor | None, layers: Sequence[int], embed: PatchEmbed | None = None
+        self, frames: Tensor, keep: Keep, layers: Sequence[int], embed: PatchEmbed | None = None
     ) -> list[Tensor]:
         """The residual streams (B, K, D), not normed, after the blocks `layers`, counted from 0; none beyond them runs.
 
@@ -127,17 +132,28 @@ class Encoder(nn.Module):
         if not all(0 <= layer < len(self.blocks) for layer in layers):
             raise ValueError(f"layers {list(layers)}: the encoder's blocks are numbered 0 to {len(self.blocks) - 1}")
         grid = self.grid(frames.shape[1], *frames.shape[-2:])
+        parts: Parts = ()
+        if keep is not None and not isinstance(keep, Tensor):
+            parts, keep = [(0, ids.shape[1]) for ids in keep], torch.cat(tuple(keep), dim=1)
         x = (embed or self.patch_embed)(frames, keep)  # (B, K, D)
         ids = torch.arange(grid[0] * grid[1] * grid[2], device=x.device)[None] if keep is None else keep
         rope = self.rope.table(ids, grid, self.config.width // self.config.heads)
-        drops = self.drop_path(x) if self.drop_path and self.training and torch.is_grad_enabled() else None
+        dropping = self.drop_path if self.training and torch.is_grad_enabled() else None
+        drops = None if dropping is None else _draw(dropping, x, parts)
         streams = {}
         for layer, block in enumerate(self.blocks[: max(layers) + 1]):
             drop = None if drops is None else drops[layer]
-            x = run_block(block, self.config.checkpointing, x, rope, None, drop)
+            x = run_block(block, self.config.checkpointing, x, rope, drop, parts)
             if layer in layers:
                 streams[layer] = x
         return [streams[layer] for layer in layers]
+
+
+def _draw(drop_path: DropPath, x: Tensor, parts: Parts) -> Tensor:
+    """Scales (depth, 2, B, 1 or K, 1) for the tokens x (B, K, D), drawn for each part anew."""
+    if not parts:
+        return drop_path(x)
+    return torch.cat([drop_path(x).expand(-1, -1, -1, count, -1) for _, count in parts], dim=3)
 
 
 def build_encoder(config: EncoderConfig, seed: int) -> Encoder:

@@ -1,6 +1,7 @@
 """The transformer block that every model here is made of, drop path, and the initialisation they share."""
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -11,11 +12,16 @@ from torch import Tensor, nn
 
 from jepa.models.rope import RopeTable, turn
 
+Parts = Sequence[tuple[int, int]]
+"""Runs of tokens, one after the other: how many tokens each begins with, and how many of another kind follow them."""
+
 
 class Attention(nn.Module):
     """Multi-head self-attention with rotary positions; `mask` is True where a query (row) may look.
 
-    Tokens before `start` are looked at, but ask nothing and do not come out: of K tokens, K - start do.
+    With `parts`, and then without a mask, a token sees those of its own part only. The first of a part are looked at,
+    but ask nothing and do not come out. With `alike` the second kind of a part are all the same, but for their places:
+    x (B, K, D) holds one of them, the rope table all their places.
     """
 
     def __init__(self, dim: int, heads: int) -> None:
@@ -24,11 +30,17 @@ class Attention(nn.Module):
         self.qkv = nn.Linear(dim, 3 * dim)
         self.proj = nn.Linear(dim, dim)
 
-    def forward(self, x: Tensor, rope: RopeTable, mask: Tensor | None = None, start: int = 0) -> Tensor:  # (B, K, D)
-        qkv = self.qkv(x).unflatten(-1, (3, self.heads, -1))
-        q, k, v = (part.transpose(1, 2) for part in turn(qkv, rope))  # (B, heads, K, hd)
-        x = F.scaled_dot_product_attention(q[:, :, start:], k, v, attn_mask=mask)
-        return self.proj(rearrange(x, "b h k d -> b k (h d)"))
+    def forward(
+        self, x: Tensor, rope: RopeTable, mask: Tensor | None = None, parts: Parts = (), alike: Parts = ()
+    ) -> Tensor:  # (B, K, D) -> (B, those of K that ask, D)
+        turned = turn(_repeat(self.qkv(x), alike).unflatten(-1, (3, self.heads, -1)), rope)
+        q, k, v = (x.transpose(1, 2) for x in turned)  # (B, heads, K, hd)
+        if not parts:
+            return self.proj(_join_heads(F.scaled_dot_product_attention(q, k, v, attn_mask=mask)))
+        sizes = [silent + asking for silent, asking in parts]
+        runs = zip(*(x.split(sizes, dim=2) for x in (q, k, v)), parts, strict=True)
+        outs = [F.scaled_dot_product_attention(q[:, :, silent:], k, v) for q, k, v, (silent, _) in runs]
+        return self.proj(torch.cat([_join_heads(x) for x in outs], dim=1))
 
 
 class SwiGLU(nn.Module):
@@ -48,7 +60,7 @@ class SwiGLU(nn.Module):
 class Block(nn.Module):
     """Pre-norm transformer block: attention, then an MLP, each added to its input.
 
-    `drop` (2, B, 1, 1) scales the two branches of each sample: see `DropPath`. Only tokens from `start` on come out.
+    `drop` (2, B, 1 or K, 1) scales the two branches: see `DropPath`. `parts` and `alike` are those of `Attention`.
     """
 
     def __init__(self, dim: int, heads: int, mlp_ratio: float, swiglu: bool = False) -> None:
@@ -59,10 +71,10 @@ class Block(nn.Module):
         self.mlp = (SwiGLU if swiglu else Mlp)(dim, int(dim * mlp_ratio))
 
     def forward(
-        self, x: Tensor, rope: RopeTable, mask: Tensor | None = None, drop: Tensor | None = None, start: int = 0
-    ) -> Tensor:  # (B, K, D) -> (B, K - start, D)
-        attended = self.attn(self.norm1(x), rope, mask, start)
-        x = x[:, start:] + (attended if drop is None else attended * drop[0])
+        self, x: Tensor, rope: RopeTable, drop: Tensor | None = None, parts: Parts = (), alike: Parts = ()
+    ) -> Tensor:  # (B, K, D) -> (B, those of K that ask, D)
+        attended = self.attn(self.norm1(x), rope, None, parts, alike)
+        x = _asking(_repeat(x, alike), parts) + (attended if drop is None else attended * drop[0])
         changed = self.mlp(self.norm2(x))
         return x + (changed if drop is None else changed * drop[1])
 
@@ -118,6 +130,26 @@ def init_weights(module: nn.Module, blocks: nn.ModuleList, generator: torch.Gene
             out = block.mlp.fc3 if isinstance(block.mlp, SwiGLU) else block.mlp.fc2
             block.attn.proj.weight /= math.sqrt(2 * layer)
             out.weight /= math.sqrt(2 * layer)
+
+
+def _join_heads(x: Tensor) -> Tensor:  # (B, heads, K, hd) -> (B, K, D)
+    return rearrange(x, "b h k d -> b k (h d)")
+
+
+def _asking(x: Tensor, parts: Parts) -> Tensor:
+    """The tokens of x (B, K, D) that ask: of each part the second kind."""
+    if not any(silent for silent, _ in parts):
+        return x
+    return torch.cat(x.split([count for part in parts for count in part], dim=1)[1::2], dim=1)
+
+
+def _repeat(x: Tensor, alike: Parts) -> Tensor:
+    """x (B, K, D), with the one token that stands for all of its kind as often as these are many."""
+    if not alike:
+        return x
+    runs = x.split([count for different, _ in alike for count in (different, 1)], dim=1)
+    counts = [count for part in alike for count in part]
+    return torch.cat([run.expand(-1, count, -1) for run, count in zip(runs, counts, strict=True)], dim=1)
 
 
 def norm_features(x: Tensor) -> Tensor:

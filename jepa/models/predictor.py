@@ -1,6 +1,8 @@
 """The predictor: context tokens and mask tokens in, features of the masked tokens out (V-JEPA 2 §2.1)."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain
 
 import torch
 from torch import Tensor, nn
@@ -52,19 +54,36 @@ class Predictor(nn.Module):
     def forward(
         self,
         context: Tensor,
-        context_ids: Tensor,
-        target_ids: Tensor,
+        context_ids: Tensor | Sequence[Tensor],
+        target_ids: Tensor | Sequence[Tensor],
         grid: tuple[int, int, int],
-        mask_index: int,
+        mask_index: int | Sequence[int],
     ) -> Tensor:
-        """context (B, Kc, D) at context_ids (B, Kc) -> prediction (B, Kt, D) at target_ids (B, Kt)."""
-        x = self.predictor_embed(context)
-        queries = self.mask_tokens[mask_index].expand(*target_ids.shape, -1)
-        x = torch.cat((x, queries), dim=1)  # (B, Kc+Kt, P)
-        ids = torch.cat((context_ids, target_ids), dim=1)
-        rope = self.rope.table(ids, grid, self.head_dim)
-        for block in self.predictor_blocks[:-1]:
-            x = run_block(block, self.checkpointing, x, rope)
-        # Nothing reads the context tokens after the last block: they need only be looked at.
-        x = run_block(self.predictor_blocks[-1], self.checkpointing, x, rope, None, None, context.shape[1])
+        """context (B, Kc, D) at context_ids (B, Kc) -> prediction (B, Kt, D) at target_ids (B, Kt).
+
+        With several of ids and of `mask_index`, each is predicted as if alone, all in one pass: the context holds the
+        tokens of one after the other, and so does the prediction.
+        """
+        seen, asked = _listed(context_ids), _listed(target_ids)
+        numbers = [mask_index] if isinstance(mask_index, int) else mask_index
+        parts = [(known.shape[1], wanted.shape[1]) for known, wanted in zip(seen, asked, strict=True)]
+        rope = self.rope.table(_alternate(seen, asked), grid, self.head_dim)
+        contexts = self.predictor_embed(context).split([known for known, _ in parts], dim=1)
+        x = _alternate(contexts, [self.mask_tokens[number].expand(len(context), -1, -1) for number in numbers])
+        whole = [(0, known + wanted) for known, wanted in parts]
+        last = len(self.predictor_blocks) - 1
+        for layer, block in enumerate(self.predictor_blocks):
+            # Nothing reads the context tokens after the last block: there they need only be looked at. Before the first
+            # one turns them by their places, the mask tokens of a part are all the same: x then holds one of them.
+            asking, alike = parts if layer == last else whole, parts if layer == 0 else ()
+            x = run_block(block, self.checkpointing, x, rope, None, asking, alike)  # (B, all Kc and Kt, P)
         return self.predictor_proj(self.predictor_norm(x))
+
+
+def _listed(ids: Tensor | Sequence[Tensor]) -> Sequence[Tensor]:
+    return [ids] if isinstance(ids, Tensor) else ids
+
+
+def _alternate(seen: Sequence[Tensor], asked: Sequence[Tensor]) -> Tensor:
+    """Tokens of each part, one part after the other: (B, Kc, ...), (B, Kt, ...) -> (B, all Kc and Kt, ...)."""
+    return torch.cat(list(chain.from_iterable(zip(seen, asked, strict=True))), dim=1)

@@ -65,13 +65,15 @@ class VJEPA2(nn.Module):
         with torch.no_grad():
             raw = self.target_encoder(frames)
             features = norm_features(raw)  # (B, t·N, D)
-        losses, cosines = [], []
         masks = self.masks.sample(grid, clip.sample_id, clip.epoch, clip.step)
-        for number, mask in enumerate(masks):
-            context = self.encoder(frames, mask.context)
-            query = self._query(number, frames.shape[1])
-            predicted = self.predictor(context, mask.context, mask.target, grid, mask_index=query).float()
-            wanted = take_tokens(features, mask.target)
+        contexts, targets = [mask.context for mask in masks], [mask.target for mask in masks]
+        queries = [self._query(number, frames.shape[1]) for number in range(len(masks))]
+        # All mask configs in one pass: longer matrix products, and one gradient for each weight.
+        seen = self.encoder(frames, contexts)
+        predictions = self.predictor(seen, contexts, targets, grid, queries).float()
+        losses, cosines = [], []
+        for predicted, target in zip(predictions.split([t.shape[1] for t in targets], dim=1), targets, strict=True):
+            wanted = take_tokens(features, target)
             losses.append((predicted - wanted).abs().pow(self.config.loss_exp).mean() / self.config.loss_exp)
             cosines.append(nn.functional.cosine_similarity(predicted.detach(), wanted, dim=-1).mean())
         metrics = {f"loss_mask{i}": loss.detach() for i, loss in enumerate(losses)}

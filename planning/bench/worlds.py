@@ -7,12 +7,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
+import numpy as np
 
 from jepa.checkpoint import CheckpointError, latest
 from jepa.config import to_dict
+from jepa.encoded import read_episodes
 from jepa.logs import progress_bar
 from jepa.open_loop import open_loop
 from jepa.planning.bench.config import PlanConfig
@@ -20,7 +19,6 @@ from jepa.planning.bench.rows import WORLDS, Row
 from jepa.planning.inverse import train_on_run
 from jepa.planning.planners import inverse_dynamics
 from jepa.runs import load_world
-from jepa.worlds import base
 
 HORIZONS = (1, 2, 4, 8)  # steps
 
@@ -79,13 +77,10 @@ def skills(rows: Sequence[Row], config: PlanConfig, known: dict[str, str]) -> li
 
 
 def _skill(run: str) -> dict[str, Any]:
-    cache = Path(run) / "features" / "heldout.safetensors"
     try:
-        tensors = load_file(cache)
-    except (OSError, SafetensorError):
-        return {"absent": f"no {cache}: run `jepa posttrain` again with out={run}, which fills it"}
-    data = base.Sequence(*(tensors[name] for name in ("tokens", "actions", "states")))
-    horizons = tuple(k for k in HORIZONS if k < data.tokens.shape[1])
+        data = read_episodes(run, "heldout")
+    except CheckpointError as error:
+        return {"absent": str(error)}
+    horizons = tuple(k for k in HORIZONS if k < max(2, np.median(data.lengths)))  # most episodes have a window
     _, world = load_world(run)
-    with torch.no_grad():
-        return {"episodes": len(data.tokens), **open_loop(world, data, horizons)}
+    return {"episodes": int((data.lengths > max(horizons)).sum()), **open_loop(world, data, horizons)}

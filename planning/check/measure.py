@@ -53,13 +53,14 @@ def search_range(world: WorldModel, adapter: Adapter) -> Tensor:
 def transitions(
     manifest: Manifest, encoder: Encoder, adapter: Adapter, reach: Tensor, count: int, each: int
 ) -> Transitions:
-    """The `each` largest actions, in units of `reach`, of each of the first `count` episodes.
+    """The `each` largest actions, in units of `reach`, of each of the first `count` samples.
 
     Raises:
         ConfigError: no actions or states, of another width than the adapter's, or too few episodes.
     """
     parts: list[tuple[Tensor, ...]] = []
     ids: list[int] = []
+    views: dict[bytes, int] = {}  # the cameras of one episode share its numbers, and count as one
     scale = torch.where(reach > 0, reach, torch.inf)
     with progress_bar() as bar:
         task = bar.add_task("check: encode", total=min(count, len(manifest)), figures="")
@@ -71,10 +72,10 @@ def transitions(
             at = (change / scale).norm(dim=-1).topk(min(each, len(change))).indices
             frames = episode.frames[torch.stack([at, at + 1], 1)]  # (n, 2, 3, h, w)
             parts.append((frames, encode_frames(encoder, frames), adapter.pose(states[at]).float(), change[at]))
-            ids += [episode.id] * len(at)
+            ids += [views.setdefault(actions.numpy().tobytes() + states.numpy().tobytes(), episode.id)] * len(at)
             bar.advance(task)
-    if len(parts) < FEWEST:
-        raise ConfigError(f"{manifest.location}: {len(parts)} episodes; the check needs at least {FEWEST}")
+    if len(views) < FEWEST:
+        raise ConfigError(f"{manifest.location}: {len(views)} episodes; the check needs at least {FEWEST}")
     return Transitions(*(torch.cat(part) for part in zip(*parts, strict=True)), np.array(ids))
 
 

@@ -44,13 +44,14 @@ class Starts:
 
 @torch.no_grad()
 def starts(manifest: Manifest, encoder: Encoder, furthest: int, every: int, count: int) -> Starts:
-    """Every `every`-th frame with `furthest` others after it, of the first `count` episodes.
+    """Every `every`-th frame with `furthest` others after it, of the first `count` samples.
 
     Raises:
         ConfigError: no actions or states, or too few episodes that are long enough.
     """
     parts: list[tuple[Tensor, ...]] = []
     ids: list[int] = []
+    views: dict[bytes, int] = {}  # the cameras of one episode share its numbers, and count as one
     frames = 0
     with progress_bar() as bar:
         task = bar.add_task("offline: encode", total=min(count, len(manifest)), figures="")
@@ -65,11 +66,11 @@ def starts(manifest: Manifest, encoder: Encoder, furthest: int, every: int, coun
             logged = actions[first[:, None] + torch.arange(furthest)]  # (n, K, A)
             tokens = torch.cat([encode_frames(encoder, part[None])[0].half() for part in episode.frames.split(64)])
             parts.append((tokens, states, frames + first, logged))
-            ids += [episode.id] * len(first)
+            ids += [views.setdefault(actions.numpy().tobytes() + states.numpy().tobytes(), episode.id)] * len(first)
             frames += len(tokens)
-    if len(parts) < FEWEST:
+    if len(views) < FEWEST:
         raise ConfigError(
-            f"{manifest.location}: {len(parts)} episodes of more than {furthest} frames; intervals need {FEWEST}"
+            f"{manifest.location}: {len(views)} episodes of more than {furthest} frames; intervals need {FEWEST}"
         )
     return Starts(*(torch.cat(part) for part in zip(*parts, strict=True)), np.array(ids))
 

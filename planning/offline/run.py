@@ -10,13 +10,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors import safe_open
 from torch import Tensor
 
 from jepa import runs
-from jepa.checkpoint import CheckpointError
 from jepa.config import ConfigError, to_dict
 from jepa.data.index import Manifest
+from jepa.encoded import read_episodes
 from jepa.logs import console
 from jepa.planning.landscape import facing
 from jepa.planning.offline import page as offline_page
@@ -44,9 +43,12 @@ def run(config: OfflineConfig, command: str = "") -> dict[str, Any]:
     _check(config, manifest, trained.shape[-1])
     if config.control:
         opened["control"] = runs.load_world(config.control)
+        weights = json.loads((Path(config.control) / "config.json").read_text()).get("weights")
+        if weights != "random":
+            raise ConfigError(f"control={config.control}: its row is of random weights; this run has weights={weights}")
     cut = (max(config.goals), config.every, config.episodes)
     data = {row: starts(manifest, encoder, *cut) for row, (encoder, _) in opened.items()}  # type: ignore[arg-type]
-    limit = torch.from_numpy(np.quantile(trained.abs().numpy(), REACH, axis=(0, 1))).float()
+    limit = torch.from_numpy(np.quantile(trained.abs().numpy(), REACH, axis=0)).float()
     out = Path(config.out or Path(config.world) / "offline")
     todo, net = jobs(config, manifest, opened, out), out / "inverse.safetensors"  # type: ignore[arg-type]
     if any(job.row == "inverse" and job.result() is None for job in todo):
@@ -56,7 +58,7 @@ def run(config: OfflineConfig, command: str = "") -> dict[str, Any]:
             source = "control" if job.row == "control" else "ours"
             work(job, config, opened[source][1], data[source], Bounds(-limit, limit), net)
     records: list[Any] = [job.result() for job in todo]
-    mean, world, units = trained.mean((0, 1)), opened["ours"][1], manifest.spec.action_units
+    mean, world, units = trained.mean(0), opened["ours"][1], manifest.spec.action_units
     goals = [
         _compare(horizon, [r for r in records if r["horizon"] == horizon], data["ours"], mean, world, units, config)
         for horizon in config.goals
@@ -79,12 +81,8 @@ def run(config: OfflineConfig, command: str = "") -> dict[str, Any]:
 
 
 def trained_actions(run: str | Path) -> Tensor:
-    """Actions (n, T - 1, A) that the world of a run was trained on; raises CheckpointError where they are gone."""
-    cache = Path(run) / "features" / "train.safetensors"
-    if not cache.is_file():
-        raise CheckpointError(f"{cache} is missing: run `jepa posttrain` again with out={run}, which fills it")
-    with safe_open(cache, "pt") as file:
-        return file.get_tensor("actions")
+    """Actions (n, A) that the world of a run was trained on; raises CheckpointError where they are gone."""
+    return torch.cat([part["actions"] for part in read_episodes(run, "train").parts])
 
 
 def _check(config: OfflineConfig, manifest: Manifest, width: int) -> None:

@@ -8,6 +8,7 @@ import torch
 from einops import rearrange, repeat
 from torch import Tensor
 
+from jepa.config import ConfigError
 from jepa.planning.constraints import Bounds
 from jepa.worlds.base import Goal, State, WorldModel, score
 
@@ -72,6 +73,12 @@ def starts(state: State, horizon: int, bounds: Bounds, warm_start: Tensor | None
 def late(deadline: float | None) -> bool:
     """Whether no further iteration may start."""
     return deadline is not None and time.monotonic() >= deadline
+
+
+def check_correlation(value: float, planner: str) -> None:
+    """Raise ConfigError for a correlation that noise cannot have."""
+    if not -1 <= value <= 1:
+        raise ConfigError(f"{planner} needs a correlation from -1 to 1, got {value}")
 
 
 def smooth_noise(samples: int, mean: Tensor, correlation: float, generator: torch.Generator) -> Tensor:

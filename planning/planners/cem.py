@@ -11,7 +11,18 @@ import torch
 from torch import Tensor
 
 from jepa.config import ConfigError
-from jepa.planning.planners.base import Bounds, Plan, cheaper, energies, late, lowest, moments, smooth_noise, starts
+from jepa.planning.planners.base import (
+    Bounds,
+    Plan,
+    cheaper,
+    check_correlation,
+    energies,
+    late,
+    lowest,
+    moments,
+    smooth_noise,
+    starts,
+)
 from jepa.worlds.base import Goal, State, WorldModel
 
 
@@ -44,6 +55,7 @@ class Config:
             raise ConfigError("cem needs horizon, iterations and chunk of at least 1")
         if self.keep_best and self.gripper_deadzone:
             raise ConfigError("cem: gripper_deadzone is for the final mean; it needs keep_best=false")
+        check_correlation(self.correlation, "cem")
 
 
 def build(config: Config) -> "CEM":

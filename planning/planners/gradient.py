@@ -10,6 +10,7 @@ from jepa.planning.planners.base import (
     Bounds,
     Plan,
     cheaper,
+    check_correlation,
     energies,
     late,
     lowest,
@@ -37,6 +38,7 @@ class Config:
             raise ConfigError(
                 "gradient needs horizon, restarts, iterations and chunk of at least 1, learning_rate above 0"
             )
+        check_correlation(self.correlation, "gradient")
 
 
 def build(config: Config) -> "Gradient":
@@ -97,8 +99,9 @@ def _slopes(
             leaf = part.requires_grad_()
             cost = goal(rollout(world, state, leaf, generator, getattr(goal, "last_only", False)))
             total = cost.sum()
-        if not cost.requires_grad:
+        slope = torch.autograd.grad(total, leaf, allow_unused=True)[0] if cost.requires_grad else None
+        if slope is None:
             raise ConfigError("planner gradient needs a world model that can be differentiated; choose another planner")
-        slopes.append(torch.autograd.grad(total, leaf)[0].nan_to_num(0.0, 0.0, 0.0))
+        slopes.append(slope.nan_to_num(0.0, 0.0, 0.0))
         costs.append(worst_if_nan(cost.detach()))
     return torch.cat(costs, dim=1), torch.cat(slopes, dim=1)

@@ -13,7 +13,18 @@ import torch
 from torch import Tensor
 
 from jepa.config import ConfigError
-from jepa.planning.planners.base import Bounds, Plan, cheaper, energies, late, lowest, moments, starts, worst_if_nan
+from jepa.planning.planners.base import (
+    Bounds,
+    Plan,
+    cheaper,
+    check_correlation,
+    energies,
+    late,
+    lowest,
+    moments,
+    starts,
+    worst_if_nan,
+)
 from jepa.worlds.base import Future, Goal, State, WorldModel
 
 
@@ -39,6 +50,7 @@ class Config:
             raise ConfigError(
                 f"halving_cem needs 2 ≤ elites ≤ the {last} candidates that reach the end; got {self.elites}"
             )
+        check_correlation(self.correlation, "halving_cem")
 
     def widths(self) -> list[int]:
         """How many candidates are imagined in each step."""
@@ -103,15 +115,13 @@ class HalvingCEM:
     ) -> tuple[Tensor, Tensor]:
         """Candidates (B, S, H, A) that were imagined to their end, and their costs (B, S)."""
         c, (rows, horizon, axes) = self.config, mean.shape
-        running = {key: value[:, None] for key, value in state.items()}  # (B, S, …)
-        plans, noise = mean.new_empty(rows, 1, 0, axes), mean.new_zeros(rows, 1, axes)
+        # (B, S, …), views: what all candidates share takes no memory
+        running = {key: value[:, None].expand(-1, c.samples, *value.shape[1:]) for key, value in state.items()}
+        plans, noise = mean.new_empty(rows, c.samples, 0, axes), mean.new_zeros(rows, c.samples, axes)
         seen: list[Tensor] = []  # features (B, S, N, D) of the steps that the goal reads
-        parent = torch.zeros(rows, c.samples, dtype=torch.long, device=mean.device)
         for h in range(horizon):
-            # Branch; the first of all is the mean
-            running = {key: _take(value, parent) for key, value in running.items()}
-            plans, noise, seen = _take(plans, parent), _take(noise, parent), [_take(part, parent) for part in seen]
-            fresh = torch.randn(parent.shape[1], axes, generator=generator, dtype=mean.dtype).to(mean.device)
+            # Sample; the first of all is the mean
+            fresh = torch.randn(plans.shape[1], axes, generator=generator, dtype=mean.dtype).to(mean.device)
             fresh[0] = 0.0
             correlation = c.correlation if h else 0.0
             noise = correlation * noise + (1 - correlation**2) ** 0.5 * fresh
@@ -121,11 +131,15 @@ class HalvingCEM:
             running, features = self._step(world, running, plans[:, :, h], generator)
             seen = [features] if getattr(goal, "last_only", False) else [*seen, features]
             cost = worst_if_nan(goal(Future(torch.stack(seen, dim=2), plans)))  # (B, S)
-            # Drop
+            if h == horizon - 1:
+                break
+            # Drop, and branch
             rank = cost.clone()
             rank[:, 0] = -torch.inf  # the mean stays, and stays first
             best = rank.topk(math.ceil(c.keep * rank.shape[1]), dim=1, largest=False).indices
             parent = best.repeat_interleave(c.children, dim=1)
+            running = {key: _take(value, parent) for key, value in running.items()}
+            plans, noise, seen = _take(plans, parent), _take(noise, parent), [_take(part, parent) for part in seen]
         return plans, cost
 
     def _step(

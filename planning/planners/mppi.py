@@ -6,7 +6,17 @@ import torch
 from torch import Tensor
 
 from jepa.config import ConfigError
-from jepa.planning.planners.base import Bounds, Plan, cheaper, energies, late, lowest, smooth_noise, starts
+from jepa.planning.planners.base import (
+    Bounds,
+    Plan,
+    cheaper,
+    check_correlation,
+    energies,
+    late,
+    lowest,
+    smooth_noise,
+    starts,
+)
 from jepa.worlds.base import Goal, State, WorldModel
 
 
@@ -26,6 +36,7 @@ class Config:
             raise ConfigError(f"mppi needs a temperature above 0, got {self.temperature}")
         if min(self.horizon, self.samples, self.iterations, self.chunk) < 1:
             raise ConfigError("mppi needs horizon, samples, iterations and chunk of at least 1")
+        check_correlation(self.correlation, "mppi")
 
 
 def build(config: Config) -> "MPPI":

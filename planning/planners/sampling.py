@@ -6,7 +6,17 @@ import torch
 from torch import Tensor
 
 from jepa.config import ConfigError
-from jepa.planning.planners.base import Bounds, Plan, cheaper, energies, late, lowest, smooth_noise, starts
+from jepa.planning.planners.base import (
+    Bounds,
+    Plan,
+    cheaper,
+    check_correlation,
+    energies,
+    late,
+    lowest,
+    smooth_noise,
+    starts,
+)
 from jepa.worlds.base import Goal, State, WorldModel
 
 
@@ -22,6 +32,7 @@ class Config:
     def __post_init__(self) -> None:
         if min(self.horizon, self.samples, self.iterations, self.chunk) < 1:
             raise ConfigError("sampling needs horizon, samples, iterations and chunk of at least 1")
+        check_correlation(self.correlation, "sampling")
 
 
 def build(config: Config) -> "PredictiveSampling":

@@ -217,6 +217,16 @@ def test_episodes_are_whole_and_in_order(manifest: Manifest, make: SimpleNamespa
         assert len(episode.arrays["actions"]) == entry.frames - 1
 
 
+def test_episodes_by_number_and_at_a_lower_rate(manifest: Manifest, make: SimpleNamespace) -> None:
+    found = list(episodes(manifest, 16, [3, 1], fps=4))  # of 10 frames a second every third
+    assert [e.id for e in found] == [3, 1]
+    for episode in found:
+        numbers = list(range(0, manifest[episode.id].frames, 3))
+        assert make.numbers(episode.frames).tolist() == numbers and "actions" not in episode.arrays
+        assert episode.arrays["states"][:, 0].tolist() == numbers
+    assert "actions" in next(episodes(manifest, 16, [0], fps=10)).arrays
+
+
 def test_episodes_name_what_cannot_be_read(copy: Path) -> None:
     with pytest.raises(DataError, match="episode_000001"):
         list(episodes(damage(copy, [1]), 16))

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from jepa.data.errors import DataError
-from jepa.data.sampling import needed_frames, sample_clips, sample_frames
+from jepa.data.sampling import needed_frames, sample_clips, sample_frames, stride
 
 
 def fixed(total: int, video_fps: float, frames: int, fps: float, short: str = "pad_last") -> tuple[list, list]:
@@ -164,3 +164,9 @@ def test_one_draw_for_each_clip_with_a_choice_and_none_without() -> None:
         ends = [int(other.integers(8, 33)) for _ in range(draws)]
         assert [end - 8 + 33 * i for i, end in enumerate(ends)] == ids[:, 0].tolist()[:draws]
         assert rng.bit_generator.state == other.bit_generator.state
+
+
+def test_strides_of_robot_videos_are_those_of_the_reference():
+    rates = np.array([15, 60, 4, 3.9, 5, 29.97, 30.0000001])
+    assert stride(rates, 4).tolist() == [4, 15, 1, 1, 2, 8, 8]  # ceil(rate / fps)
+    assert stride(30.0000001, 15) == 2 and stride(rates, 0).tolist() == [1] * 7

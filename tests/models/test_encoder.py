@@ -67,6 +67,21 @@ def test_chosen_layers_are_normed_streams(tiny):
     assert torch.equal(normed[1], encoder(frames, keep))
 
 
+@pytest.mark.parametrize("drop_path", [0.0, 0.5])
+def test_several_keeps_at_once_are_each_as_if_alone(tiny, drop_path):
+    """Same tokens and gradients, and each drops what it would have dropped."""
+    frames = torch.randn(2, 4, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    keeps, results = [torch.tensor([[0, 5, 31], [2, 3, 17]]), torch.tensor([[1, 5], [9, 30]])], []
+    for at_once in (True, False):
+        encoder = build_encoder(dataclasses.replace(tiny, drop_path=drop_path), 0)
+        out = encoder(frames, keeps) if at_once else torch.cat([encoder(frames, keep) for keep in keeps], dim=1)
+        out.square().sum().backward()
+        results.append([out, *(p.grad for p in encoder.parameters())])
+    assert results[0][0].shape == (2, 5, 32)
+    for fast, slow in zip(*results, strict=True):
+        assert (fast - slow).abs().max() <= 1e-5 * slow.abs().max()
+
+
 def test_blocks_beyond_the_last_layer_do_not_run(tiny):
     encoder = build_encoder(dataclasses.replace(tiny, depth=4), 0)
     encoder.blocks[2].register_forward_pre_hook(lambda *_: pytest.fail("block 2 ran"))

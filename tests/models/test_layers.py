@@ -46,26 +46,29 @@ def test_dropped_branches_leave_the_stream_as_it_was(tiny):
     block, rope = encoder.blocks[1], encoder.rope.table(torch.arange(4)[None], (1, 2, 2), 16)
     x = torch.randn(2, 4, 32, generator=torch.Generator().manual_seed(0))
     nothing, attention_only = torch.zeros(2, 2, 1, 1), torch.tensor([1.0, 0.0]).view(2, 1, 1, 1).expand(2, 2, 1, 1)
-    assert torch.equal(block(x, rope, None, nothing), x)
-    assert torch.equal(block(x, rope, None, attention_only), x + block.attn(block.norm1(x), rope))
-    assert torch.equal(block(x, rope, None, torch.ones(2, 2, 1, 1)), block(x, rope))
+    assert torch.equal(block(x, rope, nothing), x)
+    assert torch.equal(block(x, rope, attention_only), x + block.attn(block.norm1(x), rope))
+    assert torch.equal(block(x, rope, torch.ones(2, 2, 1, 1)), block(x, rope))
 
 
 @pytest.mark.parametrize("drop", [None, torch.tensor([[0.0, 2.0], [3.0, 0.5]])[..., None, None]])
-def test_tokens_that_nobody_reads_are_looked_at_all_the_same(tiny, drop):
-    """From `start` on a block gives what it gives for all tokens, and the same gradients."""
+def test_tokens_of_a_part_see_each_other_and_those_that_ask_come_out(tiny, drop):
+    """A block gives for all parts at once what it gives for each alone, and the same gradients."""
     encoder = build_encoder(tiny, 0)
-    block, rope = encoder.blocks[0], encoder.rope.table(torch.arange(8)[None], (2, 2, 2), 16)
+    block, (cos, sin) = encoder.blocks[0], encoder.rope.table(torch.arange(8)[None], (2, 2, 2), 16)
     torch.nn.init.normal_(block.attn.qkv.weight, generator=torch.Generator().manual_seed(1))
     leaves = [torch.randn(2, 8, 32, generator=torch.Generator().manual_seed(0)).requires_grad_() for _ in range(2)]
-    outs = block(leaves[0], rope, None, drop, 5), block(leaves[1], rope, None, drop)[:, 5:]
-    assert outs[0].shape == (2, 3, 32)
+    parts, runs = [(0, 3), (2, 3)], [slice(0, 3), slice(3, 8)]
+    at_once = block(leaves[0], (cos, sin), drop, parts)
+    alone = [block(leaves[1][:, run], (cos[:, run], sin[:, run]), drop) for run in runs]
+    outs = at_once, torch.cat((alone[0], alone[1][:, 2:]), dim=1)
+    assert at_once.shape == (2, 6, 32)
     for out in outs:
         out.square().sum().backward()
     torch.testing.assert_close(outs[0], outs[1], atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(leaves[0].grad, leaves[1].grad, atol=1e-5, rtol=1e-4)
     if drop is None:
-        assert leaves[0].grad[:, :5].abs().min() > 0
+        assert leaves[0].grad[:, 3:5].abs().min() > 0  # looked at, though they ask nothing
 
 
 def test_drop_path_is_for_training_only_and_goes_on_where_it_stopped(tiny):

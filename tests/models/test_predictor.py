@@ -8,9 +8,10 @@ from jepa.models.predictor import Predictor, PredictorConfig
 from jepa.models.rope import Rope
 
 
-def predictor_of(rope: Rope = Rope()) -> Predictor:
+def predictor_of(rope: Rope = Rope(), depth: int = 2) -> Predictor:
     """With loud random parameters, so that attention is not the near average of its initialisation."""
-    predictor = Predictor(PredictorConfig(width=64, depth=2, heads=2), 8, 2, rope, torch.Generator().manual_seed(0))
+    config = PredictorConfig(width=64, depth=depth, heads=2)
+    predictor = Predictor(config, 8, 2, rope, torch.Generator().manual_seed(0))
     rng = torch.Generator().manual_seed(1)
     for parameter in predictor.parameters():
         torch.nn.init.normal_(parameter, std=0.3, generator=rng)
@@ -61,13 +62,17 @@ def test_positions_are_the_encoders(rope):
     assert not torch.equal(plain, other)
 
 
+@pytest.mark.parametrize("depth", [1, 2])
 @pytest.mark.parametrize("mode", MODES)
-def test_it_is_all_blocks_over_all_tokens(mode):
-    """The last block leaves the context tokens out: same predictions and gradients as if they went through it."""
+def test_it_is_all_blocks_over_all_tokens(mode, depth):
+    """Queries go through the start of the first block once, the context through the last one not at all.
+
+    Same predictions and gradients as if all tokens went through all blocks.
+    """
     ids = torch.stack([torch.randperm(32, generator=torch.Generator().manual_seed(i)) for i in range(2)])
     results = []
     for slowly in (False, True):
-        predictor, context = predictor_of(), context_of(2, 6).requires_grad_()
+        predictor, context = predictor_of(depth=depth), context_of(2, 6).requires_grad_()
         predictor.checkpointing = mode
         if slowly:
             x = predictor.predictor_embed(context)
@@ -80,5 +85,24 @@ def test_it_is_all_blocks_over_all_tokens(mode):
         out.square().sum().backward()
         parameters = [p.grad for n, p in predictor.named_parameters() if n != "mask_tokens.0"]
         results.append([out, context.grad, *parameters])
+    for fast, slow in zip(*results, strict=True):
+        assert (fast - slow).abs().max() <= 1e-5 * slow.abs().max()
+
+
+def test_several_at_once_are_each_as_if_alone():
+    """Context, ids and mask token of one mask config do not reach the predictions of the other; same gradients."""
+    orders = [torch.randperm(32, generator=torch.Generator().manual_seed(i)) for i in range(4)]
+    short, long = torch.stack(orders[:2]), torch.stack(orders[2:])
+    seen, asked, results = [short[:, :6], long[:, :2]], [short[:, 6:16], long[:, 2:25]], []
+    for at_once in (True, False):
+        predictor, context = predictor_of(), context_of(2, 8).requires_grad_()
+        if at_once:
+            out = predictor(context, seen, asked, (2, 4, 4), [1, 0])
+        else:
+            alone = zip(context.split((6, 2), dim=1), seen, asked, (1, 0), strict=True)
+            out = torch.cat([predictor(c, s, a, (2, 4, 4), number) for c, s, a, number in alone], dim=1)
+        out.square().sum().backward()
+        results.append([out, context.grad, *(p.grad for p in predictor.parameters())])
+    assert results[0][0].shape == (2, 33, 8)
     for fast, slow in zip(*results, strict=True):
         assert (fast - slow).abs().max() <= 1e-5 * slow.abs().max()

@@ -13,6 +13,7 @@ from jepa import checkpoint, runs
 from jepa.config import ConfigError, load_config, to_dict
 from jepa.models.encoder import build_encoder, encode_frames
 from jepa.planning.agent import Agent, View, eyes
+from jepa.planning.constraints import Schedule
 from jepa.planning.embodiment import Adapter, Embodiment
 from jepa.planning.mpc import Replan, run_episodes
 from jepa.planning.planners.base import Bounds, Plan
@@ -135,6 +136,27 @@ def test_a_camera_that_shows_the_past_stops_the_robot_once_it_has_moved():
     assert not any(flowing.decide(view(0.01 * t)).stops[0] for t in range(5))
 
 
+def test_a_hand_that_points_down_and_stands_still_has_not_moved():
+    """Its roll is π and -π in turn: the same place, written otherwise."""
+    still, old = agent(Spy(), safety=Safety(stale=2)), view(0.0)
+    for t in range(6):
+        pose = old.pose.clone()
+        pose[0, 3] = (torch.pi - 1e-3) * (-1) ** t
+        assert still.decide(View(old.frames, pose)).stops == ("",)
+    turning = agent(Spy(), safety=Safety(stale=2))
+    poses = [torch.tensor([[0.0, 0, 0, 0.1 * t, 0, 0, 0]]) for t in range(4)]
+    assert [bool(turning.decide(View(old.frames, pose)).stops[0]) for pose in poses] == [False, False, True, True]
+
+
+def test_a_schedule_counts_from_the_first_decision():
+    bounds = Bounds(BOUNDS.low, BOUNDS.high, schedules=(Schedule(6, (0.01, 0.02, 0.03)),))
+    planner = CEM(Config(horizon=2, samples=8, iterations=1, elites=2))
+    looped = Agent(Point(), lambda view: sense(view)[:, None], planner, bounds)
+    looped.aim(view(0.5))
+    gripper = [float(looped.decide(view(0.01 * t)).actions[0, 6]) for t in range(5)]
+    assert gripper == pytest.approx([0.01, 0.02, 0.03, 0.03, 0.03])
+
+
 def test_act_speaks_the_robots_numbers_and_a_stop_holds_it_where_it_is():
     targets = Embodiment(position="mm", actions="absolute", gripper=(0.0, 255.0), gripper_actions="absolute")
     spy = Spy()
@@ -149,9 +171,19 @@ def test_act_speaks_the_robots_numbers_and_a_stop_holds_it_where_it_is():
     with pytest.raises(SafeStop, match="energy") as stop:
         looped.act(picture, here)
     np.testing.assert_allclose(stop.value.action, here, atol=1e-4)
-    with pytest.raises(SafeStop, match="pose is not finite"):
-        looped.aim_at(picture)
+    spy.cost = torch.zeros(1)
+    looped.aim_at(picture)
+    looped.act(picture, here)
+    with pytest.raises(SafeStop, match="pose is not finite") as stop:
         looped.act(picture, np.full(7, np.nan))
+    np.testing.assert_allclose(stop.value.action, here, atol=1e-4)  # where it was measured last
+
+
+@pytest.mark.parametrize("wrong", [np.zeros((8, 8, 3)), np.zeros((3, 8, 8), np.uint8), np.zeros((8, 8), np.uint8)])
+def test_a_picture_of_another_kind_is_one_line(wrong):
+    with pytest.raises(ConfigError, match=r"a picture is \(h, w, 3\) uint8") as caught:
+        agent(Spy()).act(wrong, np.zeros(7))
+    assert "\n" not in str(caught.value)
 
 
 def test_pictures_of_any_size_are_cut_as_in_training(tiny):

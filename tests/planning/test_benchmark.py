@@ -179,17 +179,17 @@ def test_rows_without_their_run_are_left_out_with_the_reason(config):
     found = read(config)
     assert set(found["omitted"]) == {"control", "pixels", "inverse"}
     assert [r["row"] for r in found["rows"]] == ["ours", "random", "nothing", "expert", "oracle"]
-    assert "toy/features/train.safetensors is missing" in found["omitted"]["inverse"]
+    assert "toy/features/train is missing" in found["omitted"]["inverse"]
     (told,) = found["open_loop"]
     assert "jepa posttrain" in told["absent"]
 
 
 def test_nets_are_trained_once_on_the_features_of_the_world(config, tmp_path, tiny, monkeypatch):
     generator = torch.Generator().manual_seed(0)
-    cached = {"tokens": torch.randn(3, 10, 16, 32, generator=generator), "actions": torch.randn(3, 9, 7) / 20}
-    cached["states"] = torch.randn(3, 10, 7, generator=generator)
+    cached = {"tokens": torch.randn(30, 16, 32, generator=generator), "lengths": torch.tensor([10] * 3)}
+    cached |= {name: torch.randn(n, 7, generator=generator) / 20 for name, n in (("actions", 27), ("states", 30))}
     for split in ("train", "heldout"):
-        runs.write_cache(tmp_path / "toy" / "features" / f"{split}.safetensors", "key", cached)
+        runs.write_cache(tmp_path / "toy" / "features" / split / "00000-of-00001.safetensors", "key", cached)
     few = inverse.InverseConfig(steps=3, width=8, token_width=2)
     config = replace(config, world=str(tmp_path / "toy"), inverse=few, cloning=replace(few, max_gap=4))
     config = replace(config, tasks=("reach",), rows=("cloning", "inverse", "nothing"))

@@ -59,7 +59,7 @@ def read(encoder, frames: torch.Tensor) -> torch.Tensor:
 def checked(monkeypatch, tmp_path):
     """Runs the check with an embodiment's YAML lines on episodes in V-JEPA 2-AC's own conventions."""
 
-    def run(*lines: str, world=None, still=(), count=EPISODES, page=False):
+    def run(*lines: str, world=None, still=(), count=EPISODES, cameras=1, page=False):
         generator = torch.Generator().manual_seed(0)
         recorded = []
         for number in range(EPISODES):
@@ -70,7 +70,7 @@ def checked(monkeypatch, tmp_path):
                 poses.append(pose.integrate(poses[-1], actions[t]))
             states = torch.stack(poses)
             arrays = {"actions": pose.delta(states[:-1], states[1:]).numpy(), "states": states.numpy()}
-            recorded.append(Episode(written(states), arrays, number))
+            recorded += [Episode(written(states), arrays, cameras * number + c) for c in range(cameras)]
         manifest = SimpleNamespace(location="toy", spec=Spec(fps=4.0), __len__=lambda: EPISODES)
         monkeypatch.setattr(check.Manifest, "load", lambda path: _Sized(manifest))
         monkeypatch.setattr(check, "load_world", lambda run: (_encoder(), world or Truth()))
@@ -220,6 +220,16 @@ def test_too_few_episodes_and_another_width_are_refused(checked):
         checked(count=4)
     with pytest.raises(ConfigError, match="mine has 8 numbers"):
         checked("rotation: quaternion_wxyz")
+
+
+def test_the_cameras_of_an_episode_are_one_episode(checked):
+    """Else the same actions counted twice would make intervals narrower."""
+    once, twice = checked(count=8), checked(count=16, cameras=2)
+    assert (once["episodes"], once["transitions"], twice["episodes"], twice["transitions"]) == (8, 32, 8, 64)
+    for one, two in zip(once["axes"], twice["axes"], strict=True):
+        assert one["slope95"] == pytest.approx(two["slope95"], abs=1e-6)
+    with pytest.raises(ConfigError, match="toy: 3 episodes; the check needs at least 5"):
+        checked(count=6, cameras=2)
 
 
 def test_a_rate_that_is_not_the_data_s_is_said(checked):

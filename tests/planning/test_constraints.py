@@ -7,6 +7,7 @@ from torch import Tensor
 from jepa.config import ConfigError
 from jepa.planning.constraints import Ball, Bounds, Schedule, vjepa2_ac_bounds
 
+LIMIT, POINT = torch.ones(3), torch.full((1, 3), 2.0)
 ORDER = {"l1": 1, "l2": 2, "linf": torch.inf}
 each_norm = pytest.mark.parametrize("norm", ORDER)
 
@@ -64,6 +65,13 @@ def test_the_result_is_allowed_and_what_is_allowed_stays_to_the_bit(norm):
     assert torch.equal(bounds.project(inside.double()), inside.double())
 
 
+def test_all_of_it_is_where_the_box_is():
+    with torch.device("meta"):  # where a tensor would land that is not made where the box is
+        bounds = Bounds(-LIMIT, LIMIT, frozen=(1,), balls=(Ball((0, 1), 0.5),), schedules=(Schedule(2, (0.1,)),))
+        assert bounds.project(POINT).tolist() == [[0.5, 0.0, pytest.approx(0.1)]]
+        assert bounds.scale.tolist() == [1.0, 0.0, 1.0]
+
+
 def test_a_schedule_forces_its_steps_even_outside_the_box_and_moves_on_with_time():
     bounds = box(0.75, 2, schedules=(Schedule(1, (None, None, 1.0)), Schedule(0, (0.1,))))
     actions = torch.full((3, 5, 2), 0.3)
@@ -103,6 +111,8 @@ def test_the_action_set_of_vjepa2_ac():
         (lambda: Ball((0,), 1.0, "l3"), "l1, l2, linf"),
         (lambda: Schedule(0, ()), "at least one value"),
         (lambda: Bounds(torch.ones(2), torch.zeros(2)), "low ≤ high"),
+        (lambda: Bounds(torch.tensor([torch.nan]), torch.ones(1)), "finite"),
+        (lambda: Bounds(torch.zeros(1), torch.tensor([torch.inf])), "finite"),
     ],
 )
 def test_mistakes_are_one_line(wrong, says):

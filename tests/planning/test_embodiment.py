@@ -77,6 +77,13 @@ def test_a_target_is_the_state_that_it_leads_to(name):
     torch.testing.assert_close(written[..., :-1], adapter.state(after)[..., :-1])
 
 
+def test_a_gripper_is_not_told_to_close_further_than_it_can():
+    adapter = Adapter(Embodiment(gripper=(0.0, 255.0), gripper_actions="absolute"))
+    state = torch.tensor([0.3, 0, 0, 0, 0, 0, 204.0])
+    told = [float(adapter.action(torch.tensor([0.0] * 6 + [change]), state)[6]) for change in (0.75, 0.1, -1.0)]
+    assert told == pytest.approx([255.0, 229.5, 0.0])
+
+
 @pytest.mark.parametrize("name", ["camera", "axes", "left-handed"])
 def test_changes_agree_with_the_states_they_lead_to(name):
     """A change in the frame's own axes: the difference of written states, and of nothing else."""
@@ -144,6 +151,11 @@ def test_limits_of_zero_are_frozen():
 def test_a_value_that_makes_no_sense_names_its_key(key, value):
     with pytest.raises(ConfigError, match=f"embodiment here: .*{key}"):
         Embodiment(name="here", **{key: value})
+
+
+def test_targets_along_the_hands_own_axes_are_refused():
+    with pytest.raises(ConfigError, match="embodiment here: frame: end_effector is for changes"):
+        Embodiment(name="here", frame="end_effector", actions="absolute")
 
 
 def test_other_widths_and_names_are_refused(tmp_path):

@@ -8,7 +8,6 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import save_file
 from typer.testing import CliRunner
 
 from jepa import posttrain, pretrain, runs
@@ -75,12 +74,14 @@ def toy(monkeypatch, tmp_path, tiny):
     monkeypatch.setattr(
         runs, "load_world", lambda run: (build_encoder(tiny, 0).eval(), Truth("deaf" in str(run)).eval())
     )
-    (tmp_path / "features").mkdir()
-    trained, seen = walks(2)
-    tensors = {"tokens": seen[:, :, None].half(), "actions": trained, "states": seen}
-    save_file(tensors, tmp_path / "features" / "train.safetensors")
+    trained, seen = (values.flatten(0, 1) for values in walks(2))
+    tensors = {"tokens": seen[:, None].half(), "actions": trained, "states": seen}
+    tensors["lengths"] = torch.full((EPISODES,), STEPS + 1)
+    runs.write_cache(tmp_path / "features" / "train" / "00000-of-00001.safetensors", "key", tensors)
     (tmp_path / "data.json").write_text(json.dumps({"train": "trained on"}))
     (tmp_path / "config.json").write_text(json.dumps({"shards": "train"}))
+    (tmp_path / "deaf").mkdir()
+    (tmp_path / "deaf" / "config.json").write_text(json.dumps({"weights": "random"}))
 
     def run(*settings: str, page: bool = False):
         if not page:
@@ -97,7 +98,7 @@ def figure(result: dict, horizon: int, row: str, kind: str, name: str, of: str =
 
 
 def test_a_world_that_knows_the_truth_finds_what_was_logged(toy, tmp_path):
-    result = toy("control=deaf", page=True)
+    result = toy(f"control={tmp_path / 'deaf'}", page=True)
     assert [goal["horizon"] for goal in result["goals"]] == [1, 2, 3] and result["starts"] == 4 * EPISODES
     for horizon in (1, 2, 3):  # 99 % of the training's actions do not reach the largest of the others
         assert figure(result, horizon, "ours", "sum", "skill")[0] > 0.85
@@ -143,8 +144,14 @@ def test_a_batch_holds_any_number_of_starts(toy, tmp_path):
     assert error == pytest.approx(other, rel=1e-4)
 
 
+def test_the_control_must_be_what_its_row_says(toy, tmp_path):
+    (tmp_path / "deaf" / "config.json").write_text(json.dumps({"weights": "pretrained"}))
+    with pytest.raises(ConfigError, match=r"control=.*deaf: its row is of random weights; .* weights=pretrained"):
+        toy(f"control={tmp_path / 'deaf'}")
+
+
 def test_targets_in_place_of_changes_are_noticed(toy, monkeypatch):
-    shifted = lambda run: walks(2)[0] + 5.0  # noqa: E731
+    shifted = lambda run: walks(2)[0].flatten(0, 1) + 5.0  # noqa: E731
     monkeypatch.setattr(offline, "trained_actions", shifted)
     actions, places = walks(1)
     recorded = [
@@ -168,14 +175,16 @@ def test_mistakes_are_one_line(toy, tmp_path, monkeypatch):
         toy()
     with pytest.raises(ConfigError, match="at least 1"):
         toy("goals=[0]")
-    (tmp_path / "features" / "train.safetensors").unlink()
+    (tmp_path / "features" / "train" / "00000-of-00001.safetensors").unlink()
     with pytest.raises(CheckpointError, match="run `jepa posttrain` again"):
         toy()
 
 
 def test_starts_leave_room_for_the_furthest_goal(monkeypatch):
-    arrays = {"actions": np.arange(20.0).reshape(10, 2), "states": np.zeros((11, 2))}
-    recorded = [Episode(torch.arange(11.0)[:, None, None] + 100 * i, arrays, i) for i in range(6)]
+    def arrays(i: int) -> dict[str, np.ndarray]:
+        return {"actions": np.arange(20.0).reshape(10, 2), "states": np.full((11, 2), i)}
+
+    recorded = [Episode(torch.arange(11.0)[:, None, None] + 100 * i, arrays(i), i) for i in range(6)]
     recorded[2] = Episode(torch.zeros(3, 1, 1), {"actions": np.zeros((2, 2)), "states": np.zeros((3, 2))}, 2)
     monkeypatch.setattr(offline_measure, "episodes", lambda manifest, size: iter(recorded))
     monkeypatch.setattr(offline_measure, "encode_frames", lambda encoder, frames: frames)
@@ -185,6 +194,13 @@ def test_starts_leave_room_for_the_furthest_goal(monkeypatch):
     tokens, states = data.pair(slice(3, 6), 2)
     assert tokens[:, :, 0, 0].tolist() == [[100, 102], [103, 105], [106, 108]] and states.shape == (3, 2)
     assert data.actions[1].tolist() == [[6, 7], [8, 9], [10, 11]]
+    recorded[4] = Episode(recorded[4].frames, arrays(3), 4)  # episode 3 by another camera
+    monkeypatch.setattr(offline_measure, "FEWEST", 4)
+    data = starts(Shards(), encoder, furthest=3, every=3, count=6)
+    assert data.episode.tolist() == [i for i in (0, 1, 3, 3, 5) for _ in range(3)]
+    monkeypatch.setattr(offline_measure, "FEWEST", 5)
+    with pytest.raises(ConfigError, match="toy: 4 episodes of more than 3 frames"):
+        starts(Shards(), encoder, furthest=3, every=3, count=6)
 
 
 def test_figures_by_hand():

@@ -56,7 +56,9 @@ def net(tmp_path_factory):
     actions[..., 2:] = 0.0
     config = inverse.InverseConfig(proprio=False, width=32, steps=300, learning_rate=3e-3)
     path = tmp_path_factory.mktemp("inverse") / "net.safetensors"
-    inverse.save(inverse.train(x[:, :, None], actions, torch.zeros(64, 6, 3), config, generator()), path)
+    features, actions = x.flatten(0, 1)[:, None], actions.flatten(0, 1)  # episodes of 6 frames, end to end
+    net = inverse.train(features, actions, torch.zeros(384, 3), torch.full((64,), 6), config, generator())
+    inverse.save(net, path)
     return str(path)
 
 
@@ -324,8 +326,19 @@ def test_gradient_wants_a_world_that_can_be_differentiated(make):
         def step(self, state, action, generator=None) -> Step:
             return super().step(state, action.detach())
 
-    with pytest.raises(ConfigError, match="differentiated"):
-        make("gradient").plan(Simulator(), START, LastStepL1(GOALS), generator(), bounds=BOUNDS)
+    class Trained(Simulator):
+        """As it, with a weight that is still to be learned."""
+
+        def __init__(self):
+            super().__init__()
+            self.gain = torch.nn.Parameter(torch.ones(()))
+
+        def features(self, state) -> Tensor:
+            return super().features(state) * self.gain
+
+    for world in (Simulator(), Trained()):
+        with pytest.raises(ConfigError, match="differentiated"):
+            make("gradient").plan(world, START, LastStepL1(GOALS), generator(), bounds=BOUNDS)
 
 
 def test_gradient_settles(make):
@@ -381,6 +394,21 @@ def test_halving_imagines_shared_steps_once_and_drops_bad_beginnings(make, child
     assert len(kept) > 12 if keep == 1 else len(kept) <= 8  # some are the same corner of the box
     assert tuple(taken[0][nearest[0]].tolist()) in kept
     assert keep == 1 or tuple(taken[0][nearest[-1]].tolist()) not in kept
+
+
+def test_what_all_candidates_share_takes_no_memory(make):
+    pointers = []
+
+    class Large(Point):
+        def step(self, state, action, generator=None) -> Step:
+            pointers.append(state["past"].data_ptr())
+            return Step({**state, **super().step(state, action).state})
+
+    start = {"x": torch.zeros(1, 2), "past": torch.zeros(1, 5)}
+    for name in NAMES:
+        pointers.clear()
+        make(name).plan(Large(), start, LastStepL1(GOALS[:1]), generator(), bounds=BOUNDS)
+        assert pointers[0] == start["past"].data_ptr(), name
 
 
 def test_noise_of_a_shared_beginning_is_that_of_cem(make):
@@ -478,6 +506,13 @@ def test_cem_refuses_settings_it_cannot_refit_from(make):
         from_dict(importlib.import_module(f"{PACKAGE}.cem").Config, {"elitse": 5}, "cem")
     with pytest.raises(ConfigError, match="keep_best"):
         make("cem", gripper_deadzone=0.25)
+
+
+@each_planner
+def test_a_correlation_that_noise_cannot_have_is_one_line(make, name):
+    if "correlation" in importlib.import_module(f"{PACKAGE}.{name}").Config.__dataclass_fields__:
+        with pytest.raises(ConfigError, match=f"{name} needs a correlation from -1 to 1, got 1.5"):
+            make(name, correlation=1.5)
 
 
 def _future(features: Tensor):

@@ -1,0 +1,119 @@
+"""Encodes every frame of robot episodes once, by all processes together, into files that outlast a kill."""
+
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from torch import Tensor
+
+from jepa import runs
+from jepa.checkpoint import CheckpointError
+from jepa.config import ConfigError
+from jepa.data.index import Manifest
+from jepa.data.loader import episodes
+from jepa.data.sampling import stride
+from jepa.encoded import Episodes, Part, file_names
+from jepa.engines.base import agree
+from jepa.logs import progress_bar
+from jepa.models.encoder import encode_frames
+from jepa.pose import UNITS, delta
+
+PART = 1024  # frames of a file, more only where an episode ends later: 0.7 GB of ViT-g at 256 px
+CHUNK = 64  # frames encoded together
+LOW = {"bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+def encode_shards(
+    encoder: runs.AnyEncoder, manifest: Manifest, fps: float, folder: Path, accelerator: Accelerator
+) -> Episodes:
+    """Every frame by itself, in half precision, `fps` of them a second (0: all); all processes call it together.
+
+    The files of `folder` are keyed by the encoder's weights, the shards and the rate. Each is there whole or not at
+    all, so that what was encoded before a kill stays.
+
+    Raises:
+        ConfigError: these shards have no actions, or none at this rate; another process cannot go on.
+        CheckpointError: what another process wrote cannot be seen here.
+    """
+    frames = -(-manifest.samples["frames"].astype(int) // stride(manifest.samples["fps"], fps))
+    ends = frames.cumsum()
+    parts = np.split(np.arange(len(ends)), np.flatnonzero(np.diff(ends // PART)) + 1)  # ids of samples
+    paths = [folder / name for name in file_names(len(parts))]
+    key = f"{runs.encoder_sha256(encoder)} {manifest.sha256} {fps:g} {accelerator.mixed_precision} {PART}"
+    rank, ranks = accelerator.process_index, accelerator.num_processes
+    if rank == 0:
+        for stale in set(folder.glob("*.safetensors")).difference(paths):  # of another rate
+            stale.unlink()
+    encoder.to(accelerator.device)
+
+    def make(i: int) -> None:
+        if i < len(parts) and runs.read_cache(paths[i], key) is None:
+            runs.write_cache(paths[i], key, _encode(encoder, manifest, parts[i], fps, accelerator))
+
+    with progress_bar(disable=rank > 0) as bar:
+        task = bar.add_task(f"encode {Path(manifest.location).name}", total=len(manifest), figures="")
+        for first in range(0, len(parts), ranks):  # nobody waits for longer than one part takes
+            _together(accelerator, lambda first=first: make(first + rank))
+            bar.advance(task, sum(map(len, parts[first : first + ranks])))
+    encoder.cpu()  # the device is the world's from here on
+    read = [runs.read_cache(path, key) for path in paths]
+    if None in read:
+        raise CheckpointError(f"{paths[read.index(None)]} is gone; all processes must share the folder out=…")
+    return Episodes(read)  # type: ignore[arg-type]
+
+
+def trajectories(
+    manifest: Manifest, size: int, fps: float, ids: Iterable[int] | None = None
+) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    """Frames (T, C, h, w) uint8, actions (T-1, A) and states (T, S) of samples, as a world model is trained on them.
+
+    With `fps` frames are left out, and actions are the changes of pose between the others, as in V-JEPA 2-AC
+    (arXiv 2506.09985, §3.1). A world may do without states: S is 0 where there are none.
+
+    Raises:
+        ConfigError: there are no actions, or `fps` is given and states are not poses.
+    """
+    spec, shards = manifest.spec, manifest.location
+    if not spec.action_dim:
+        raise ConfigError(f"{shards}: the samples have no actions, which post-training needs")
+    poses = all(unit in (own, "unknown") for unit, own in zip(spec.state_units, UNITS, strict=False))
+    if fps > 0 and not (poses and spec.action_dim == spec.state_dim == len(UNITS)):
+        raise ConfigError(
+            f"{shards}: fps={fps:g} needs states that are 7-D poses, to compute the actions between the frames that "
+            f"it keeps; here states have {spec.state_dim} and actions {spec.action_dim} numbers, and not all are "
+            "of a pose: leave fps=0 and record at the rate that you want"
+        )
+    for episode in episodes(manifest, size, ids, fps):
+        states = torch.from_numpy(episode.arrays.get("states", np.empty((len(episode.frames), 0)))).float()
+        if fps > 0:
+            actions = delta(states[:-1].double(), states[1:].double()).float()
+        else:
+            actions = torch.from_numpy(episode.arrays["actions"]).float()
+        yield episode.frames, actions, states
+
+
+@torch.no_grad()
+def _encode(
+    encoder: runs.AnyEncoder, manifest: Manifest, ids: np.ndarray, fps: float, accelerator: Accelerator
+) -> Part:
+    device, low = accelerator.device, LOW.get(accelerator.mixed_precision)
+    rows = []
+    for frames, actions, states in trajectories(manifest, encoder.config.size, fps, ids.tolist()):
+        with torch.autocast(device.type, low, enabled=low is not None):
+            parts = [encode_frames(encoder, part[None].to(device))[0].half().cpu() for part in frames.split(CHUNK)]
+        rows.append((torch.tensor([len(frames)]), torch.cat(parts), actions, states))
+    names = ("lengths", "tokens", "actions", "states")
+    return {name: torch.cat(column) for name, column in zip(names, zip(*rows, strict=True), strict=True)}
+
+
+def _together(accelerator: Accelerator, do: Callable[[], object]) -> None:
+    """`do()` in every process; where it fails in one, all of them end."""
+    failure: Exception | None = None
+    try:
+        do()
+    except Exception as error:
+        failure = error
+    if agree([float(failure is not None)], accelerator.device)[0]:
+        raise failure or ConfigError("another process cannot go on; it says why")

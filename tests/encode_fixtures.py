@@ -1,0 +1,34 @@
+"""Shards of robot episodes of chosen lengths and rate: small noisy videos, poses that turn, and other commands."""
+
+import json
+from pathlib import Path
+
+import av
+import numpy as np
+
+from jepa.data.pack import pack
+from jepa.pose import UNITS
+
+
+def write_shards(folder: Path, lengths: list[int], fps: int = 15, units: tuple[str, ...] = UNITS) -> Path:
+    """Pack one episode of each length below `folder`; returns the shards."""
+    rng = np.random.default_rng(0)
+    raw = folder / "raw"
+    raw.mkdir()
+    promise = {"format": "jepa-episodes-1", "fps": fps, "action_dim": 7, "state_dim": len(units)}
+    promise |= {"action_units": UNITS, "state_units": units, "labels": {}, "extra": {}}
+    (raw / "dataset.json").write_text(json.dumps(promise))
+    for i, frames in enumerate(lengths):
+        with av.open(str(raw / f"episode_{i:06d}.mp4"), "w") as file:
+            stream = file.add_stream("libx264", rate=fps)
+            stream.width = stream.height = 16
+            stream.pix_fmt, stream.options = "yuv420p", {"crf": "10", "threads": "1"}
+            for _ in range(frames):
+                picture = rng.integers(0, 255, (16, 16, 3), np.uint8)
+                file.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+            file.mux(stream.encode(None))
+        states = rng.uniform(0.1, 0.9, (frames, len(units))).astype(np.float32)
+        actions = rng.uniform(-1, 1, (frames - 1, 7)).astype(np.float32)
+        np.savez(raw / f"episode_{i:06d}.npz", states=states, actions=actions)
+    pack("collected", raw, folder / "shards")
+    return folder / "shards"
