@@ -50,6 +50,8 @@ def push(env: PlanningEnv, aim: np.ndarray) -> Moves:
         beside = env.object_pos()[:2] - start
         across = beside - (beside @ way) * way
         point = env.object_pos()[:2] + 0.5 * across + (min(ahead, 0.06) - 0.042) * way
+        if np.linalg.norm(point - env.ee_pose()[:2]) < 0.004:
+            return  # the object is smaller than the tabletop's: the hand is there, and does not touch it any more
         yield "halfway" if ahead > 0.5 * length else "pushed", towards(env, np.array([*point, LOW]), 1.0, 0.7)
 
 

@@ -141,7 +141,15 @@ def test_bad_input_is_one_clear_line(env: Any) -> None:
         make(env.name, size=2)
 
 
-@pytest.mark.parametrize(("name", "package"), [("pusht", "gym_pusht.envs.pusht"), ("fetch", "gymnasium_robotics")])
+@pytest.mark.parametrize(
+    ("name", "package"),
+    [
+        ("pusht", "gym_pusht.envs.pusht"),
+        ("fetch", "gymnasium_robotics"),
+        ("metaworld", "metaworld"),
+        ("ogbench", "ogbench"),
+    ],
+)
 def test_a_missing_extra_is_one_clear_line(monkeypatch: pytest.MonkeyPatch, name: str, package: str) -> None:
     for loaded in [m for m in sys.modules if m.startswith(package.split(".")[0])]:
         monkeypatch.delitem(sys.modules, loaded)
