@@ -40,7 +40,7 @@ def collect(
         str, typer.Option(help="How much scenes differ in looks, 0 to 1: a number, or color=1,light=0.5,camera=… .")
     ] = "0.05",
     objects: Annotated[int, typer.Option(min=1, max=2, help="Objects on the table.")] = 1,
-    env: Annotated[str, typer.Option(help="tabletop, pusht or fetch.")] = "tabletop",
+    env: Annotated[str, typer.Option(help="tabletop, pusht, fetch, metaworld or ogbench.")] = "tabletop",
     mix: Annotated[str, typer.Option(help="How often each skill is begun, as random=1,push=3; empty: as usual.")] = "",
     noise: Annotated[
         str, typer.Option(help="Levels of noise of scripted moves in m, as 0,0.02; empty: as usual.")

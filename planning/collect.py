@@ -38,7 +38,7 @@ def collect(
     """Record `episodes` videos of `steps` frames into folder `out`, skipping those already there.
 
     Args:
-        variation, num_objects: of the tabletop; other environments have neither.
+        variation: of the tabletop's looks; other environments have none. num_objects: where there can be two.
         shares, noise: what the robot does, by skill, and with which levels of noise in m, both left out for the
             environment's own mixture (see `skills.behave`).
 
@@ -52,7 +52,9 @@ def collect(
     out = Path(out)
     if episodes < 1 or steps < 2 or workers < 1:
         raise CollectError(f"need episodes ≥ 1, steps ≥ 2, workers ≥ 1; got {episodes}, {steps}, {workers}")
-    options = {"variation": variation, "num_objects": num_objects} if env == "tabletop" else {}
+    options: dict[str, Any] = {"variation": variation, "num_objects": num_objects}
+    if env != "tabletop":
+        options = {} if num_objects == 1 else {"num_objects": num_objects}  # refused where there is no choice
     recipe = Recipe(env, size, steps, seed, options, dict(shares or {}), tuple(noise))
     with contextlib.closing(_open(recipe)) as opened:  # a missing simulator is found before anything is written
         next(_behaviour(opened, recipe, np.random.default_rng(0)))

@@ -26,7 +26,7 @@ PLUGINS = {
 """Plugin folder -> the names that every file of it but `base.py` has."""
 
 EXTRAS = ("mujoco", "gymnasium", "gym_pusht", "pymunk", "pygame", "gymnasium_robotics", "pyarrow", "h5py", "aiohttp")
-EXTRAS += ("deepspeed", "transformers", "OpenGL", "glfw")
+EXTRAS += ("metaworld", "ogbench", "dm_control", "deepspeed", "transformers", "OpenGL", "glfw")
 ROOTS = re.compile(r"jepa\.(cli(_\w+)?|__main__|demo|report(_\w+)?)$")
 """Composition roots: they put the parts together and may import everything."""
 

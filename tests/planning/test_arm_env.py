@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from jepa.data.sources import collected
-from jepa.planning import make_task_goals
+from jepa.planning import make_goals
 from jepa.planning.collect import collect
 from jepa.planning.envs.base import make
 from jepa.planning.experts import play
@@ -78,7 +78,7 @@ def test_x_is_to_the_right_and_y_away(env: Any) -> None:
 
 
 def test_goals_are_made_and_measured(env: Any, tmp_path: Path) -> None:
-    goals = make_task_goals.build(env, 0, {"reach": 1, "grasp": 1}, {"name": env.name})
+    goals = make_goals.build(env, 0, {"reach": 1, "grasp": 1}, {"name": env.name})
     write(tmp_path / "goals.json", goals)
     check(load(tmp_path / "goals.json"), env)
 
