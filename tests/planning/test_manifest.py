@@ -230,10 +230,10 @@ def test_spoilt_files_are_refused(tmp_path, spoil, message):
 
 def test_a_goal_that_is_solved_or_moved_is_found(env, tmp_path):
     contents = raw(TASKS_FILE)
-    contents["goals"] = [g for g in contents["goals"] if g["id"] == "grasp-000"]
+    contents["goals"] = [g for g in contents["goals"] if g["id"] == "reach-000"]
     contents["goals"][0]["scene"] += 1
     (tmp_path / "goals.json").write_text(json.dumps(contents))
-    with pytest.raises(ManifestError, match="grasp-000 is 0"):
+    with pytest.raises(ManifestError, match="reach-000 is 0"):
         check(load(tmp_path / "goals.json"), env)
     goal = load(TASKS_FILE).of("grasp", 1)[0]
     far = float(np.linalg.norm(np.subtract(*positions(env, replace(goal, goal=goal.start, start=goal.goal)))))
