@@ -1,6 +1,6 @@
 """Encodes every frame of robot episodes once, by all processes together, into files that outlast a kill."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -15,10 +15,10 @@ from jepa.data.index import Manifest
 from jepa.data.loader import episodes
 from jepa.data.sampling import stride
 from jepa.encoded import Episodes, Part, file_names
-from jepa.engines.base import agree
 from jepa.logs import progress_bar
 from jepa.models.encoder import encode_frames
 from jepa.pose import UNITS, delta
+from jepa.training import together
 
 PART = 1024  # frames of a file, more only where an episode ends later: 0.7 GB of ViT-g at 256 px
 CHUNK = 64  # frames encoded together
@@ -55,7 +55,7 @@ def encode_shards(
     with progress_bar(disable=rank > 0) as bar:
         task = bar.add_task(f"encode {Path(manifest.location).name}", total=len(manifest), figures="")
         for first in range(0, len(parts), ranks):  # nobody waits for longer than one part takes
-            _together(accelerator, lambda first=first: make(first + rank))
+            together(accelerator, lambda first=first: make(first + rank))
             bar.advance(task, sum(map(len, parts[first : first + ranks])))
     encoder.cpu()  # the device is the world's from here on
     read = [runs.read_cache(path, key) for path in paths]
@@ -106,14 +106,3 @@ def _encode(
         rows.append((torch.tensor([len(frames)]), torch.cat(parts), actions, states))
     names = ("lengths", "tokens", "actions", "states")
     return {name: torch.cat(column) for name, column in zip(names, zip(*rows, strict=True), strict=True)}
-
-
-def _together(accelerator: Accelerator, do: Callable[[], object]) -> None:
-    """`do()` in every process; where it fails in one, all of them end."""
-    failure: Exception | None = None
-    try:
-        do()
-    except Exception as error:
-        failure = error
-    if agree([float(failure is not None)], accelerator.device)[0]:
-        raise failure or ConfigError("another process cannot go on; it says why")

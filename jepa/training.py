@@ -116,14 +116,22 @@ def first_alone(accelerator: Accelerator, do: Callable[[], object]) -> None:
     Raises:
         ConfigError: in the others, where the main process has failed.
     """
+    together(accelerator, do if accelerator.is_main_process else lambda: None, "process 0")
+
+
+def together(accelerator: Accelerator, do: Callable[[], object], who: str = "another process") -> None:
+    """`do()` in every process; where it fails in one, all of them end.
+
+    Raises:
+        ConfigError: where another process has failed; it is called `who`.
+    """
     failure: Exception | None = None
-    if accelerator.is_main_process:
-        try:
-            do()
-        except Exception as error:
-            failure = error
+    try:
+        do()
+    except Exception as error:
+        failure = error
     if agree([float(failure is not None)], accelerator.device)[0]:
-        raise failure or ConfigError("process 0 cannot go on; it says why")
+        raise failure or ConfigError(f"{who} cannot go on; it says why")
 
 
 def required(value: str, key: str) -> str:

@@ -9,7 +9,7 @@ import torch
 from accelerate import Accelerator
 
 from jepa import encode as encoding
-from jepa import runs
+from jepa import runs, training
 from jepa.checkpoint import CheckpointError
 from jepa.config import ConfigError
 from jepa.data.index import Manifest
@@ -100,6 +100,6 @@ def test_actions_of_what_is_no_pose_cannot_be_made_anew(tmp_path):
 
 
 def test_a_process_ends_where_another_has_failed(monkeypatch):
-    monkeypatch.setattr(encoding, "agree", lambda values, device: [1.0])
+    monkeypatch.setattr(training, "agree", lambda values, device: [1.0])
     with pytest.raises(ConfigError, match="another process cannot go on"):
-        encoding._together(Accelerator(cpu=True), lambda: None)
+        training.together(Accelerator(cpu=True), lambda: None)
