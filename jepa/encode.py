@@ -1,6 +1,7 @@
 """Encodes every frame of robot episodes once, by all processes together, into files that outlast a kill."""
 
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -64,13 +65,21 @@ def encode_shards(
     return Episodes(read)  # type: ignore[arg-type]
 
 
-def trajectories(
-    manifest: Manifest, size: int, fps: float, ids: Iterable[int] | None = None
-) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-    """Frames (T, C, h, w) uint8, actions (T-1, A) and states (T, S) of samples, as a world model is trained on them.
+@dataclass(frozen=True)
+class Trajectory:
+    """frames (T, C, h, w) uint8, actions (T-1, A) and states (T, S) of sample `id`; S is 0 where none are known."""
+
+    frames: Tensor
+    actions: Tensor
+    states: Tensor
+    id: int
+
+
+def trajectories(manifest: Manifest, size: int, fps: float, ids: Iterable[int] | None = None) -> Iterator[Trajectory]:
+    """Samples, as a world model is trained on them.
 
     With `fps` frames are left out, and actions are the changes of pose between the others, as in V-JEPA 2-AC
-    (arXiv 2506.09985, §3.1). A world may do without states: S is 0 where there are none.
+    (arXiv 2506.09985, §3.1).
 
     Raises:
         ConfigError: there are no actions, or `fps` is given and states are not poses.
@@ -91,7 +100,7 @@ def trajectories(
             actions = delta(states[:-1].double(), states[1:].double()).float()
         else:
             actions = torch.from_numpy(episode.arrays["actions"]).float()
-        yield episode.frames, actions, states
+        yield Trajectory(episode.frames, actions, states, episode.id)
 
 
 @torch.no_grad()
@@ -100,9 +109,9 @@ def _encode(
 ) -> Part:
     device, low = accelerator.device, LOW.get(accelerator.mixed_precision)
     rows = []
-    for frames, actions, states in trajectories(manifest, encoder.config.size, fps, ids.tolist()):
+    for seen in trajectories(manifest, encoder.config.size, fps, ids.tolist()):
         with torch.autocast(device.type, low, enabled=low is not None):
-            parts = [encode_frames(encoder, part[None].to(device))[0].half().cpu() for part in frames.split(CHUNK)]
-        rows.append((torch.tensor([len(frames)]), torch.cat(parts), actions, states))
+            parts = [encode_frames(encoder, part[None].to(device))[0].half().cpu() for part in seen.frames.split(CHUNK)]
+        rows.append((torch.tensor([len(seen.frames)]), torch.cat(parts), seen.actions, seen.states))
     names = ("lengths", "tokens", "actions", "states")
     return {name: torch.cat(column) for name, column in zip(names, zip(*rows, strict=True), strict=True)}

@@ -1,20 +1,19 @@
 """The sections of a report on results: probes, world model, energy landscape, planning."""
 
-from itertools import cycle
+from itertools import cycle, islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from jepa import report_html as page
 from jepa.checkpoint import CheckpointError
-from jepa.data.loader import episodes
+from jepa.encode import trajectories
 from jepa.planning.landscape import Landscape, energy_landscape
 from jepa.probes.figures import between
 from jepa.report_figures import CONTROL, CYCLE, OURS, Line, Panel, curves, landscapes
 from jepa.report_files import NotRunError, Records, kind, last, read_json, read_log, series, shards
-from jepa.runs import load_world
+from jepa.runs import load_world, trained_fps
 
 WORLDS = {"ours": ("posttrain", OURS), "random-init encoder": ("posttrain_random", CONTROL)}
 TRANSITIONS = 3  # shown as energy landscapes
@@ -112,6 +111,8 @@ def _world_panel(logs: dict[str, Records], figure: str, title: str, levels: dict
 def energy(run: Path) -> str:
     """Energies of single actions for a few held-out transitions, ours and the control."""
     manifest = shards(run, "heldout")
+    if not manifest.spec.action_dim:
+        raise NotRunError("the held-out videos carry no actions")
     opened, missing = {}, []
     for label, folder in worlds(run).items():
         try:
@@ -121,18 +122,14 @@ def energy(run: Path) -> str:
     if not opened:
         raise NotRunError(f"there is no post-trained world model in {run}; `jepa posttrain` makes one")
     size = next(iter(opened.values()))[0].config.size
+    fps = trained_fps(worlds(run)[next(iter(opened))])
     chosen: list[Any] = []
     scenes, titles = [], []
-    for episode in episodes(manifest, size):
-        if "actions" not in episode.arrays or len(chosen) == TRANSITIONS:
-            break
-        actions, states = (torch.from_numpy(episode.arrays[k]).float() for k in ("actions", "states"))
-        t = int(actions[:, [0, 2]].norm(dim=1).argmax())
-        chosen.append((episode.frames[t], episode.frames[t + 1], states[t], actions[t]))
-        scenes.append(page.side_by_side(episode.frames[t : t + 2].permute(0, 2, 3, 1).numpy()))
-        titles.append(f"held-out episode {episode.id}, frames {t} → {t + 1}")
-    if not chosen:
-        raise NotRunError("the held-out videos carry no actions")
+    for seen in islice(trajectories(manifest, size, fps), TRANSITIONS):
+        t = int(seen.actions[:, [0, 2]].norm(dim=1).argmax())
+        chosen.append((seen.frames[t], seen.frames[t + 1], seen.states[t], seen.actions[t]))
+        scenes.append(page.side_by_side(seen.frames[t : t + 2].permute(0, 2, 3, 1).numpy()))
+        titles.append(f"held-out episode {seen.id}, frames {t} → {t + 1}")
     extent = 1.25 * max(float(action[:3].abs().max()) for *_, action in chosen)
     found = {
         label: [energy_landscape(*parts, *c, extent=extent, points=11, depth_points=3) for c in chosen]

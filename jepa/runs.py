@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from jepa.checkpoint import CheckpointError, load_weights, read_model
 from jepa.checkpoint_format import step_of
-from jepa.config import build, from_dict, to_dict
+from jepa.config import ConfigError, build, from_dict, to_dict
 from jepa.models.encoder import Encoder, EncoderConfig, build_encoder
 from jepa.models.image_encoder import ImageEncoder, build_image_encoder
 from jepa.models.pixel_encoder import PixelEncoder, PixelEncoderConfig
@@ -116,6 +116,26 @@ def load_world(run: str | Path) -> tuple[AnyEncoder, WorldModel]:
     world = build(config.world, _spec_of(tensors, encoder), torch.Generator())
     load_weights(world, tensors, str(folder))
     return encoder.eval().requires_grad_(False), world.eval().requires_grad_(False)
+
+
+def read_config(run: str | Path) -> dict[str, Any]:
+    """The config that a run was made with, as plain values. Raises CheckpointError where there is none."""
+    path = Path(run) / "config.json"
+    try:
+        return json.loads(path.read_text())  # type: ignore[no-any-return]
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{run} is no run: cannot read {path.name}: {error}") from error
+
+
+def trained_fps(run: str | Path) -> float:
+    """Frames a second that the world of a post-training steps by; 0: every frame of its shards."""
+    return float(read_config(run).get("fps", 0.0))
+
+
+def check_weights(run: str | Path, wanted: str, row: str) -> None:
+    """Raise ConfigError where a post-training's `weights` are not what its `row` in a table says of them."""
+    if (weights := read_config(run).get("weights")) != wanted:
+        raise ConfigError(f"row '{row}' wants a run with weights={wanted}; {run} has {weights}")
 
 
 def _shaped(shape: dict[str, Any], run: Path) -> AnyEncoder:

@@ -6,10 +6,11 @@ Every robot of a batch goes through `Agent.decide`; `Agent.act` is the same for 
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import chain
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from jepa.config import ConfigError
 from jepa.data.transforms import centre_crop, cut
@@ -58,13 +59,21 @@ def eyes(encoder: Encoder) -> Callable[[View], Tensor]:
         assert frames is not None, "a view without frames cannot be encoded"
         if frames.shape[-2:] != (size, size):
             frames = cut(frames, centre_crop(*frames.shape[-2:]), size)
-        return encode_frames(encoder, frames[:, None])
+        return encode_frames(encoder, frames[:, None].to(_device(encoder)))
 
     return sense
 
 
+def _device(module: nn.Module) -> torch.device:
+    """Where a module's numbers lie; the CPU where it has none."""
+    return next(chain(module.parameters(), module.buffers()), torch.empty(0)).device
+
+
 class Agent:
-    """Plans at every `execute`-th decision from all it has seen, starting from what is left of the last plan."""
+    """Plans at every `execute`-th decision from all it has seen, starting from what is left of the last plan.
+
+    It sees and plans where encoder and world lie, on a GPU too; views and decisions are the CPU's.
+    """
 
     def __init__(
         self,
@@ -90,7 +99,9 @@ class Agent:
             seconds: for one decision, looking included; when they are over the planner answers with its best so far.
             adapter: of the robot that `act` is called for; default V-JEPA 2-AC's own numbers.
         """
-        self._world, self._sense, self._planner, self._bounds, self._energy = world, sense, planner, bounds, energy
+        self._world, self._sense, self._planner, self._energy = world, sense, planner, energy
+        self._device = _device(world)
+        self._bounds = bounds.to(self._device)
         self._switch = switch
         self._seed, self._execute, self._seconds, self._safety = seed, execute, seconds, safety
         self._adapter = adapter or Adapter(Embodiment())
@@ -148,20 +159,23 @@ class Agent:
             stops = self._watch.judge(self._plan)
         assert self._plan is not None
         held = torch.tensor([bool(reason) for reason in stops])
-        planned = self._watch.inside(view.pose, self._plan.actions[:, at])
+        planned = self._watch.inside(view.pose, self._plan.actions[:, at].cpu())
         self._last = torch.where(held[:, None], torch.zeros_like(planned), planned)
         self._decision += 1
         return Decision(self._last, steps, stops)
 
     def _observe(self, view: View) -> None:
-        proprio = view.pose[:, None]
+        proprio = view.pose[:, None].to(self._device)
         if self._subgoals is None:
-            looks = [self._world.observe(None, self._sense(goal), proprio) for goal in self._goals]
+            looks = [self._world.observe(None, self._see(goal), proprio) for goal in self._goals]
             self._subgoals = SubGoals.begin(torch.stack([self._world.features(look) for look in looks], dim=1))
-        since = None if self._last is None else self._last[:, None]
-        self._state = self._world.observe(self._state, self._sense(view), proprio, since)
+        since = None if self._last is None else self._last[:, None].to(self._device)
+        self._state = self._world.observe(self._state, self._see(view), proprio, since)
         if len(self._goals) > 1:
             self._subgoals = self._subgoals.next(self._world.features(self._state), self._energy, self._switch)
+
+    def _see(self, view: View) -> Tensor:
+        return self._sense(view).to(self._device)
 
     def _replan(self, deadline: float | None) -> Plan:
         assert self._state is not None and self._subgoals is not None

@@ -91,6 +91,10 @@ class Bounds:
         """(A) half the width of the box, 0 on frozen axes: the unit of a planner's exploration noise."""
         return self._thaw((self.high - self.low) / 2)
 
+    def to(self, device: torch.device | str) -> "Bounds":
+        """The same bounds on `device`."""
+        return replace(self, low=self.low.to(device), high=self.high.to(device))
+
     def clip(self, actions: Tensor) -> Tensor:
         """Actions (..., A) moved into the box alone."""
         return self._thaw(torch.minimum(torch.maximum(actions, self.low), self.high))

@@ -80,7 +80,8 @@ def test_what_was_encoded_before_a_kill_stays(encode, tmp_path, monkeypatch):
 
 
 def test_at_a_lower_rate_actions_are_the_changes_of_pose(manifest):
-    for i, (frames, actions, states) in enumerate(trajectories(manifest, 16, 4.0)):
+    for i, seen in enumerate(trajectories(manifest, 16, 4.0)):
+        frames, actions, states = seen.frames, seen.actions, seen.states
         (every,) = episodes(manifest, 16, [i])
         assert torch.equal(frames, every.frames[::4])  # 15 frames a second, at most 4: every fourth
         assert np.array_equal(states, every.arrays["states"][::4]) and len(actions) == len(frames) - 1
@@ -95,7 +96,7 @@ def test_actions_of_what_is_no_pose_cannot_be_made_anew(tmp_path):
         manifest = Manifest.load(write_shards(tmp_path / name, [3], units=units))
         with pytest.raises(ConfigError, match=rf"fps=4 needs states that are 7-D poses.*states have {len(units)} and"):
             next(trajectories(manifest, 16, 4.0))
-        assert len(next(trajectories(manifest, 16, 0.0))[1]) == 2
+        assert len(next(trajectories(manifest, 16, 0.0)).actions) == 2
     assert UNITS[-1] == "closedness"
 
 

@@ -1,10 +1,8 @@
 """The rows of the benchmark: for each, the controller that decides and the frames it needs to see."""
 
-import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,7 +16,7 @@ from jepa.planning.goals import SwitchRule
 from jepa.planning.manifest import GoalPair
 from jepa.planning.mpc import Controller, Replan, look
 from jepa.planning.planners.base import Bounds
-from jepa.runs import load_world
+from jepa.runs import check_weights, load_world
 
 LABELS = {
     "ours": "ours",
@@ -144,7 +142,7 @@ def controller(
             return view.sim[:, None, None]  # type: ignore[index]
     else:
         if row.kind in WORLDS:
-            _check_weights(row)
+            check_weights(row.run, WORLDS[row.kind], row.label)
         encoder, world = load_world(row.run)
         sense, size = eyes(encoder), encoder.config.size  # type: ignore[arg-type]
     *before, last = [look(env, states, size) for states in _stages(goals, switch is not None)]
@@ -157,14 +155,6 @@ def _stages(goals: Sequence[GoalPair], staged: bool) -> list[list[np.ndarray]]:
     count = max(len(goal.stages) for goal in goals) if staged else 1
     ways = [[state for _, state in goal.stages] if staged else [goal.goal] for goal in goals]
     return [[way[min(i, len(way) - 1)] for way in ways] for i in range(count)]
-
-
-def _check_weights(row: Row) -> None:
-    """The weights of a row's run must be what the row's label says."""
-    path, wanted = Path(row.run) / "config.json", WORLDS[row.kind]
-    weights = json.loads(path.read_text()).get("weights") if path.is_file() else wanted
-    if weights != wanted:
-        raise ConfigError(f"row '{row.label}' wants a run with weights={wanted}; {row.run} has {weights}")
 
 
 def random_actions(bounds: Bounds, seed: int, streams: Sequence[int] | None = None) -> Controller:

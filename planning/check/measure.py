@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from jepa.config import ConfigError
 from jepa.data.index import Manifest
-from jepa.data.loader import episodes
+from jepa.encode import trajectories
 from jepa.logs import progress_bar
 from jepa.models.encoder import Encoder, encode_frames
 from jepa.planning.embodiment import Adapter, Embodiment
@@ -51,9 +51,9 @@ def search_range(world: WorldModel, adapter: Adapter) -> Tensor:
 
 @torch.no_grad()
 def transitions(
-    manifest: Manifest, encoder: Encoder, adapter: Adapter, reach: Tensor, count: int, each: int
+    manifest: Manifest, encoder: Encoder, fps: float, adapter: Adapter, reach: Tensor, count: int, each: int
 ) -> Transitions:
-    """The `each` largest actions, in units of `reach`, of each of the first `count` samples.
+    """The `each` largest actions, in units of `reach`, of each of the first `count` samples, `fps` frames a second.
 
     Raises:
         ConfigError: no actions or states, of another width than the adapter's, or too few episodes.
@@ -64,15 +64,13 @@ def transitions(
     scale = torch.where(reach > 0, reach, torch.inf)
     with progress_bar() as bar:
         task = bar.add_task("check: encode", total=min(count, len(manifest)), figures="")
-        for episode in islice(episodes(manifest, encoder.config.size), count):
-            if "actions" not in episode.arrays or "states" not in episode.arrays:
-                raise ConfigError(f"{manifest.location}: sample {episode.id} has no actions or states to check")
-            actions, states = (torch.from_numpy(episode.arrays[k]).double() for k in ("actions", "states"))
+        for seen in islice(trajectories(manifest, encoder.config.size, fps), count):
+            actions, states = seen.actions.double(), seen.states.double()
             change = adapter.change(actions, states[:-1]).float()
             at = (change / scale).norm(dim=-1).topk(min(each, len(change))).indices
-            frames = episode.frames[torch.stack([at, at + 1], 1)]  # (n, 2, 3, h, w)
+            frames = seen.frames[torch.stack([at, at + 1], 1)]  # (n, 2, 3, h, w)
             parts.append((frames, encode_frames(encoder, frames), adapter.pose(states[at]).float(), change[at]))
-            ids += [views.setdefault(actions.numpy().tobytes() + states.numpy().tobytes(), episode.id)] * len(at)
+            ids += [views.setdefault(actions.numpy().tobytes() + states.numpy().tobytes(), seen.id)] * len(at)
             bar.advance(task)
     if len(views) < FEWEST:
         raise ConfigError(f"{manifest.location}: {len(views)} episodes; the check needs at least {FEWEST}")

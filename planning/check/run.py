@@ -28,7 +28,7 @@ from jepa.planning.check.measure import (
 )
 from jepa.planning.check.verdict import AXES, RIGHT, UNKNOWN, UNSURE, Verdict, summary, verdicts
 from jepa.planning.embodiment import Adapter, load
-from jepa.runs import load_world
+from jepa.runs import load_world, trained_fps
 from jepa.worlds.base import WorldModel
 
 PICTURES = 3  # transitions whose landscapes are drawn
@@ -62,7 +62,8 @@ def run(
     adapter, manifest = load(embodiment), Manifest.load(shards)
     encoder, world = load_world(world_run)
     reach = search_range(world, adapter)
-    data = transitions(manifest, encoder, adapter, reach, count, each)  # type: ignore[arg-type]
+    fps = trained_fps(world_run)
+    data = transitions(manifest, encoder, fps, adapter, reach, count, each)  # type: ignore[arg-type]
     found, energy = search(world, data, reach)
     fell, energy_logged = probes(world, data, reach)
     logged, lowest = data.change.double().numpy(), found.double().numpy()
@@ -75,7 +76,7 @@ def run(
         "world": str(world_run),
         "shards": str(shards),
         "embodiment": asdict(adapter.embodiment),
-        "notes": _notes(manifest, adapter),
+        "notes": _notes(fps or manifest.spec.fps, adapter),
         "episodes": len(data.firsts),
         "transitions": len(data.pose),
         "searched": dict(zip(AXES, reach.tolist(), strict=True)),
@@ -115,10 +116,10 @@ def _turned_round(
     return replace(verdict, verdict="flipped", words=words)
 
 
-def _notes(manifest: Manifest, adapter: Adapter) -> list[str]:
-    """What of the shards does not agree with the embodiment, and what its author says of the camera."""
-    e, fps = adapter.embodiment, manifest.spec.fps
+def _notes(fps: float, adapter: Adapter) -> list[str]:
+    """Whether the rate does not agree with the embodiment, and what its author says of the camera."""
+    e = adapter.embodiment
     notes = [f"{name}: {text}" for name, text in (("camera", e.camera), ("crop", e.crop)) if text]
     if fps and abs(fps / e.rate - 1) > 0.05:
-        notes.insert(0, f"rate: the shards have {fps:g} frames a second, embodiment {e.name} says {e.rate:g}")
+        notes.insert(0, f"rate: the world steps {fps:g} times a second, embodiment {e.name} says {e.rate:g}")
     return notes

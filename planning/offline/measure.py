@@ -11,7 +11,7 @@ from torch import Tensor
 
 from jepa.config import ConfigError
 from jepa.data.index import Manifest
-from jepa.data.loader import episodes
+from jepa.encode import trajectories
 from jepa.logs import progress_bar
 from jepa.models.encoder import Encoder, encode_frames
 from jepa.planning.check.fit import interval, weights
@@ -43,11 +43,11 @@ class Starts:
 
 
 @torch.no_grad()
-def starts(manifest: Manifest, encoder: Encoder, furthest: int, every: int, count: int) -> Starts:
-    """Every `every`-th frame with `furthest` others after it, of the first `count` samples.
+def starts(manifest: Manifest, encoder: Encoder, fps: float, furthest: int, every: int, count: int) -> Starts:
+    """Every `every`-th frame with `furthest` others after it, of the first `count` samples, `fps` frames a second.
 
     Raises:
-        ConfigError: no actions or states, or too few episodes that are long enough.
+        ConfigError: no actions, none at this rate, or too few episodes that are long enough.
     """
     parts: list[tuple[Tensor, ...]] = []
     ids: list[int] = []
@@ -55,18 +55,16 @@ def starts(manifest: Manifest, encoder: Encoder, furthest: int, every: int, coun
     frames = 0
     with progress_bar() as bar:
         task = bar.add_task("offline: encode", total=min(count, len(manifest)), figures="")
-        for episode in islice(episodes(manifest, encoder.config.size), count):
-            if "actions" not in episode.arrays or "states" not in episode.arrays:
-                raise ConfigError(f"{manifest.location}: sample {episode.id} has no actions or states to compare with")
-            actions, states = (torch.from_numpy(episode.arrays[k]).float() for k in ("actions", "states"))
+        for seen in islice(trajectories(manifest, encoder.config.size, fps), count):
+            actions, states = seen.actions, seen.states
             bar.advance(task)
             if len(actions) < furthest:
                 continue
             first = torch.arange(0, len(actions) - furthest + 1, every)
             logged = actions[first[:, None] + torch.arange(furthest)]  # (n, K, A)
-            tokens = torch.cat([encode_frames(encoder, part[None])[0].half() for part in episode.frames.split(64)])
+            tokens = torch.cat([encode_frames(encoder, part[None])[0].half() for part in seen.frames.split(64)])
             parts.append((tokens, states, frames + first, logged))
-            ids += [views.setdefault(actions.numpy().tobytes() + states.numpy().tobytes(), episode.id)] * len(first)
+            ids += [views.setdefault(actions.numpy().tobytes() + states.numpy().tobytes(), seen.id)] * len(first)
             frames += len(tokens)
     if len(views) < FEWEST:
         raise ConfigError(

@@ -42,11 +42,10 @@ def run(config: OfflineConfig, command: str = "") -> dict[str, Any]:
     opened = {"ours": runs.load_world(config.world)}
     _check(config, manifest, trained.shape[-1])
     if config.control:
+        runs.check_weights(config.control, "random", "random-init encoder")
         opened["control"] = runs.load_world(config.control)
-        weights = json.loads((Path(config.control) / "config.json").read_text()).get("weights")
-        if weights != "random":
-            raise ConfigError(f"control={config.control}: its row is of random weights; this run has weights={weights}")
-    cut = (max(config.goals), config.every, config.episodes)
+    fps = runs.trained_fps(config.world)
+    cut = (fps, max(config.goals), config.every, config.episodes)
     data = {row: starts(manifest, encoder, *cut) for row, (encoder, _) in opened.items()}  # type: ignore[arg-type]
     limit = torch.from_numpy(np.quantile(trained.abs().numpy(), REACH, axis=0)).float()
     out = Path(config.out or Path(config.world) / "offline")
@@ -66,7 +65,7 @@ def run(config: OfflineConfig, command: str = "") -> dict[str, Any]:
     result = {
         "command": command,
         "config": to_dict(config),
-        "fps": manifest.spec.fps,
+        "fps": fps or manifest.spec.fps,
         "units": list(units),
         "episodes": len(np.unique(data["ours"].episode)),
         "starts": len(data["ours"].episode),
@@ -88,10 +87,11 @@ def trained_actions(run: str | Path) -> Tensor:
 def _check(config: OfflineConfig, manifest: Manifest, width: int) -> None:
     if manifest.spec.action_dim != width:
         raise ConfigError(f"{config.shards}: actions of {manifest.spec.action_dim} numbers; the world has {width}")
-    run = Path(config.world)
-    digests, trained = (json.loads((run / name).read_text()) for name in ("data.json", "config.json"))
-    if digests.get(trained["shards"]) == manifest.sha256:
-        raise ConfigError(f"{config.shards}: {run} was trained on these episodes; give others, packed by themselves")
+    digests = json.loads((Path(config.world) / "data.json").read_text())
+    if digests.get(runs.read_config(config.world)["shards"]) == manifest.sha256:
+        raise ConfigError(
+            f"{config.shards}: {config.world} was trained on these episodes; give others, packed by themselves"
+        )
 
 
 def _compare(

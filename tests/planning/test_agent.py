@@ -247,3 +247,31 @@ def test_the_robot_example_runs(tmp_path, tiny, save_model, monkeypatch):
     monkeypatch.setitem(sys.modules, "robot", robot)
     spec.loader.exec_module(robot)
     assert 0 < robot.main(str(tmp_path), decisions=2) < 0.5
+
+
+def test_everything_is_sensed_and_planned_where_the_world_lies(tiny, monkeypatch):
+    """As on a GPU: `meta` tensors stand in for it, and refuse to be mixed with the CPU's."""
+
+    class Elsewhere(Point):
+        def __init__(self):
+            super().__init__()
+            self.register_buffer("scale", torch.empty(1, device="meta"))
+
+        def observe(self, state, tokens, proprio=None, actions=None) -> State:
+            seen.extend(x.device.type for x in (tokens, proprio, actions) if x is not None)
+            return {"x": tokens[:, -1, 0]}
+
+    class Planner(Spy):
+        def plan(self, world, state, goal, generator, *, bounds, **given):
+            seen.extend(x.device.type for x in (state["x"], bounds.low, bounds.project(state["x"].new_zeros(1, 3, 7))))
+            return super().plan(world, state, goal, generator, bounds=bounds, **given)
+
+    seen = []
+    monkeypatch.setattr(Bounds, "__post_init__", lambda bounds: None)  # reads numbers, of which `meta` has none
+    made = agent(Planner(), world=Elsewhere())
+    for _ in range(2):
+        assert made.decide(view(0.1)).actions.device.type == "cpu"
+    assert set(seen) == {"meta"} and len(seen) == 2 + (2 + 3) + (3 + 3)
+    assert eyes(build_encoder(tiny, 0).to("meta"))(
+        View(torch.zeros(1, 3, 32, 32, dtype=torch.uint8), torch.zeros(1, 7))
+    ).is_meta

@@ -59,6 +59,8 @@ def config(tmp_path, tiny, monkeypatch) -> PlanConfig:
 
     for module in (rows, bench_worlds, runs):
         monkeypatch.setattr(module, "load_world", load_world)
+    there = lambda run, *said: runs.check_weights(run, *said) if Path(run).is_dir() else None  # noqa: E731
+    monkeypatch.setattr(rows, "check_weights", there)  # toy runs are names, and have no config
     monkeypatch.setattr(benchmark, "weights", lambda run: run)
     small = ["goals=2", "oracle_goals=1", "workers=0", "films=1", f"out={tmp_path / 'plan'}", "world=toy"]
     return load_config(PlanConfig, "plan", "debug", small)
@@ -190,6 +192,7 @@ def test_nets_are_trained_once_on_the_features_of_the_world(config, tmp_path, ti
     cached |= {name: torch.randn(n, 7, generator=generator) / 20 for name, n in (("actions", 27), ("states", 30))}
     for split in ("train", "heldout"):
         runs.write_cache(tmp_path / "toy" / "features" / split / "00000-of-00001.safetensors", "key", cached)
+    (tmp_path / "toy" / "config.json").write_text('{"weights": "pretrained"}')
     few = inverse.InverseConfig(steps=3, width=8, token_width=2)
     config = replace(config, world=str(tmp_path / "toy"), inverse=few, cloning=replace(few, max_gap=4))
     config = replace(config, tasks=("reach",), rows=("cloning", "inverse", "nothing"))

@@ -8,7 +8,7 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from jepa import pose
+from jepa import encode, pose
 from jepa.cli import app
 from jepa.config import ConfigError
 from jepa.data.clip import Episode, Spec
@@ -59,7 +59,7 @@ def read(encoder, frames: torch.Tensor) -> torch.Tensor:
 def checked(monkeypatch, tmp_path):
     """Runs the check with an embodiment's YAML lines on episodes in V-JEPA 2-AC's own conventions."""
 
-    def run(*lines: str, world=None, still=(), count=EPISODES, cameras=1, page=False):
+    def run(*lines: str, world=None, still=(), count=EPISODES, cameras=1, page=False, fps=0.0):
         generator = torch.Generator().manual_seed(0)
         recorded = []
         for number in range(EPISODES):
@@ -71,10 +71,10 @@ def checked(monkeypatch, tmp_path):
             states = torch.stack(poses)
             arrays = {"actions": pose.delta(states[:-1], states[1:]).numpy(), "states": states.numpy()}
             recorded += [Episode(written(states), arrays, cameras * number + c) for c in range(cameras)]
-        manifest = SimpleNamespace(location="toy", spec=Spec(fps=4.0), __len__=lambda: EPISODES)
-        monkeypatch.setattr(check.Manifest, "load", lambda path: _Sized(manifest))
+        monkeypatch.setattr(check.Manifest, "load", lambda path: Shards())
         monkeypatch.setattr(check, "load_world", lambda run: (_encoder(), world or Truth()))
-        monkeypatch.setattr(check_measure, "episodes", lambda manifest, size: iter(recorded))
+        (tmp_path / "config.json").write_text(json.dumps({"fps": fps}))
+        monkeypatch.setattr(encode, "episodes", lambda manifest, size, ids, fps: (slower(e, fps) for e in recorded))
         for module in (check_measure, landscape):
             monkeypatch.setattr(module, "encode_frames", read)
         if not page:
@@ -82,14 +82,20 @@ def checked(monkeypatch, tmp_path):
             monkeypatch.setattr(check.check_page, "write", lambda *given: "no page")
         mine = tmp_path / "mine.yaml"
         mine.write_text("\n".join(["name: mine", *lines]))
-        return check.run("toy", "toy", embodiment=str(mine), out=tmp_path / "out", count=count)
+        return check.run(tmp_path, "toy", embodiment=str(mine), out=tmp_path / "out", count=count)
 
     return run
 
 
-class _Sized:
-    def __init__(self, manifest):
-        self.location, self.spec = manifest.location, manifest.spec
+def slower(episode: Episode, fps: float) -> Episode:
+    """What `data.loader.episodes` does of 4 frames a second."""
+    step = round(4 / fps) if fps else 1
+    arrays = {k: v[::step] for k, v in episode.arrays.items() if step == 1 or k != "actions"}
+    return Episode(episode.frames[::step], arrays, episode.id)
+
+
+class Shards:
+    location, spec = "toy", Spec(fps=4.0, action_dim=7, state_dim=7)
 
     def __len__(self):
         return EPISODES
@@ -232,8 +238,19 @@ def test_the_cameras_of_an_episode_are_one_episode(checked):
         checked(count=6, cameras=2)
 
 
-def test_a_rate_that_is_not_the_data_s_is_said(checked):
-    assert checked("rate: 15")["notes"] == ["rate: the shards have 4 frames a second, embodiment mine says 15"]
+def test_a_rate_that_is_not_the_world_s_is_said(checked):
+    assert checked("rate: 15")["notes"] == ["rate: the world steps 4 times a second, embodiment mine says 15"]
+
+
+def test_a_world_of_a_lower_rate_is_checked_at_its_own(checked, tmp_path):
+    """At half the rate there are half the transitions, each as long as two."""
+    moved = []
+    for fps, transitions in ((4.0, 24 * 4), (2.0, 24 * 3)):
+        result = checked(f"rate: {fps}", fps=fps)
+        assert result["transitions"] == transitions and not result["notes"]
+        assert set(verdict(result).values()) == {RIGHT}
+        moved.append(np.abs(json.loads((tmp_path / "out" / "check.json").read_text())["points"]["logged"]).mean())
+    assert moved[1] > 1.1 * moved[0]
 
 
 @pytest.mark.parametrize(("ok", "code"), [(True, 0), (False, 2)])

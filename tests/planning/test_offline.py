@@ -10,7 +10,7 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from jepa import posttrain, pretrain, runs
+from jepa import encode, posttrain, pretrain, runs
 from jepa.checkpoint import CheckpointError
 from jepa.cli import app
 from jepa.config import ConfigError, load_config
@@ -69,7 +69,7 @@ def toy(monkeypatch, tmp_path, tiny):
         for i, (a, p) in enumerate(zip(actions, places, strict=True))
     ]
     monkeypatch.setattr(offline.Manifest, "load", lambda path: Shards())
-    monkeypatch.setattr(offline_measure, "episodes", lambda manifest, size: iter(recorded))
+    monkeypatch.setattr(encode, "episodes", lambda manifest, size, ids, fps: iter(recorded))
     monkeypatch.setattr(offline_measure, "encode_frames", lambda encoder, frames: frames)
     monkeypatch.setattr(
         runs, "load_world", lambda run: (build_encoder(tiny, 0).eval(), Truth("deaf" in str(run)).eval())
@@ -79,7 +79,7 @@ def toy(monkeypatch, tmp_path, tiny):
     tensors["lengths"] = torch.full((EPISODES,), STEPS + 1)
     runs.write_cache(tmp_path / "features" / "train" / "00000-of-00001.safetensors", "key", tensors)
     (tmp_path / "data.json").write_text(json.dumps({"train": "trained on"}))
-    (tmp_path / "config.json").write_text(json.dumps({"shards": "train"}))
+    (tmp_path / "config.json").write_text(json.dumps({"shards": "train", "fps": 0.0}))
     (tmp_path / "deaf").mkdir()
     (tmp_path / "deaf" / "config.json").write_text(json.dumps({"weights": "random"}))
 
@@ -146,7 +146,7 @@ def test_a_batch_holds_any_number_of_starts(toy, tmp_path):
 
 def test_the_control_must_be_what_its_row_says(toy, tmp_path):
     (tmp_path / "deaf" / "config.json").write_text(json.dumps({"weights": "pretrained"}))
-    with pytest.raises(ConfigError, match=r"control=.*deaf: its row is of random weights; .* weights=pretrained"):
+    with pytest.raises(ConfigError, match=r"'random-init encoder' wants a run with weights=random; .* has pretrained"):
         toy(f"control={tmp_path / 'deaf'}")
 
 
@@ -158,7 +158,7 @@ def test_targets_in_place_of_changes_are_noticed(toy, monkeypatch):
         Episode(p[:, None], {"actions": a.numpy() + 5.0, "states": p.numpy()}, i)
         for i, (a, p) in enumerate(zip(actions, places, strict=True))
     ]
-    monkeypatch.setattr(offline_measure, "episodes", lambda manifest, size: iter(recorded))
+    monkeypatch.setattr(encode, "episodes", lambda manifest, size, ids, fps: iter(recorded))
     assert "the actions in m look like targets" in toy("goals=[1]", "planner.iterations=1")["notes"][0]
 
 
@@ -186,21 +186,21 @@ def test_starts_leave_room_for_the_furthest_goal(monkeypatch):
 
     recorded = [Episode(torch.arange(11.0)[:, None, None] + 100 * i, arrays(i), i) for i in range(6)]
     recorded[2] = Episode(torch.zeros(3, 1, 1), {"actions": np.zeros((2, 2)), "states": np.zeros((3, 2))}, 2)
-    monkeypatch.setattr(offline_measure, "episodes", lambda manifest, size: iter(recorded))
+    monkeypatch.setattr(encode, "episodes", lambda manifest, size, ids, fps: iter(recorded))
     monkeypatch.setattr(offline_measure, "encode_frames", lambda encoder, frames: frames)
     encoder = SimpleNamespace(config=SimpleNamespace(size=8))
-    data = starts(Shards(), encoder, furthest=3, every=3, count=6)
+    data = starts(Shards(), encoder, 0.0, furthest=3, every=3, count=6)
     assert data.episode.tolist() == [i for i in (0, 1, 3, 4, 5) for _ in range(3)]  # the short one is left out
     tokens, states = data.pair(slice(3, 6), 2)
     assert tokens[:, :, 0, 0].tolist() == [[100, 102], [103, 105], [106, 108]] and states.shape == (3, 2)
     assert data.actions[1].tolist() == [[6, 7], [8, 9], [10, 11]]
     recorded[4] = Episode(recorded[4].frames, arrays(3), 4)  # episode 3 by another camera
     monkeypatch.setattr(offline_measure, "FEWEST", 4)
-    data = starts(Shards(), encoder, furthest=3, every=3, count=6)
+    data = starts(Shards(), encoder, 0.0, furthest=3, every=3, count=6)
     assert data.episode.tolist() == [i for i in (0, 1, 3, 3, 5) for _ in range(3)]
     monkeypatch.setattr(offline_measure, "FEWEST", 5)
     with pytest.raises(ConfigError, match="toy: 4 episodes of more than 3 frames"):
-        starts(Shards(), encoder, furthest=3, every=3, count=6)
+        starts(Shards(), encoder, 0.0, furthest=3, every=3, count=6)
 
 
 def test_figures_by_hand():
