@@ -86,14 +86,14 @@ class Job:
 def cell(config: PlanConfig, manifest: Manifest, task: str, row: rows.Row, weights: str) -> Cell:
     """The cell of a row on a task; `weights` stands for those of its world and net."""
     some = config.goals or sum(goal.task == task for goal in manifest.goals)
-    count = min(some, config.oracle_goals or some) if row.kind == "oracle" else some
+    count = min(some, config.oracle_goals or some) if row.kind in rows.SIMULATED else some
     several = config.seeds.get(task, 1) if row.kind in rows.RANDOM and row.budget is None else 1
     means: dict[str, Any] = {"decisions": manifest.decisions[task], "env": manifest.environment}
     means |= {"step_fraction": config.step_fraction, "frozen": manifest.frozen[task]}
     means |= {"tolerance": manifest.tolerance, "close": manifest.close, "weights": weights}
     if row.planner is not None:
         means["planner"] = [type(row.planner).__module__, to_dict(row.planner)]
-    if row.kind in rows.WORLDS:
+    if row.kind in rows.PICTURED:
         switch = config.switch_of(task)
         means |= {"goal": to_dict(config.goal), "subgoals": to_dict(switch) if switch else None}
     key = hashlib.sha256(json.dumps([task, row.kind, means]).encode()).hexdigest()
@@ -102,7 +102,7 @@ def cell(config: PlanConfig, manifest: Manifest, task: str, row: rows.Row, weigh
 
 def missing(cells: Sequence[Cell], manifest: Manifest) -> list[Job]:
     """What is still to be run, chunk by chunk, rows that plan first: they take longest."""
-    jobs = []
+    slow, jobs = ("true_dynamics", *rows.WORLDS, "oracle"), []
     for each in cells:
         done = {(e["pair"], e["seed"]) for e in each.episodes()}
         pairs = [_digest(goal) for goal in manifest.of(each.task, each.goals)]
@@ -113,7 +113,7 @@ def missing(cells: Sequence[Cell], manifest: Manifest) -> list[Job]:
                 numbers = range(first, min(first + chunk, len(pairs)))
                 if todo := tuple(i for i in numbers if (pairs[i], seed) not in done):
                     jobs.append(Job(each, seed, todo))
-    return sorted(jobs, key=lambda job: (job.cell.row.kind not in rows.WORLDS, job.cell.row.kind != "oracle"))
+    return sorted(jobs, key=lambda job: (*slow, job.cell.row.kind).index(job.cell.row.kind))
 
 
 def work(jobs: Sequence[Job], manifest: Manifest, workers: int) -> None:

@@ -11,7 +11,7 @@ import torch
 from jepa.config import ConfigError, build, from_dict, plugin
 from jepa.planning.agent import Decision, View, eyes
 from jepa.planning.bench.config import PlanConfig
-from jepa.planning.bench.simulator import SimulatorWorld, oracle
+from jepa.planning.bench.simulator import SimulatorWorld, oracle, pictured
 from jepa.planning.goals import SwitchRule
 from jepa.planning.manifest import GoalPair
 from jepa.planning.mpc import Controller, Replan, look
@@ -27,9 +27,12 @@ LABELS = {
     "random": "random actions",
     "nothing": "do nothing",
     "expert": "replayed expert",
+    "true_dynamics": "ours, true dynamics",
     "oracle": "oracle (simulator)",
 }
 WORLDS = {"ours": "pretrained", "control": "random", "pixels": "pixels"}  # rows with a world, and its `weights`
+PICTURED = (*WORLDS, "true_dynamics")  # rows that plan by what goal images look like
+SIMULATED = ("true_dynamics", "oracle")  # rows that plan in the simulator, which is slow
 RANDOM = ("ours", "control", "pixels", "random")  # what a seed changes
 
 
@@ -70,8 +73,9 @@ def chosen(config: PlanConfig) -> tuple[list[Row], dict[str, str]]:
             wanted = "that pre-training helped" if kind == "control" else "that features beat pixels"
             omitted[kind] = f"no {kind}=… given: nothing says {wanted}"
             continue
-        planner = {**dict.fromkeys(WORLDS, config.planner), "oracle": config.oracle}.get(kind)
-        rows.append(Row(kind, kind, label, run if kind in (*WORLDS, "cloning", "inverse") else "", planner))
+        planner = {**dict.fromkeys(PICTURED, config.planner), "oracle": config.oracle}.get(kind)
+        with_run = (*PICTURED, "cloning", "inverse")
+        rows.append(Row(kind, kind, label, run if kind in with_run else "", planner))
     return rows, omitted
 
 
@@ -132,22 +136,26 @@ def controller(
         return replay([goal.expert for goal in goals], limit), None
     task = goals[0].task
     energy: Any = config.goal
-    switch = config.switch_of(task) if row.kind in WORLDS else None
+    switch = config.switch_of(task) if row.kind in PICTURED else None
+    world: Any
     if row.kind == "oracle":
         rules = oracle(task)
         energy, switch, size = rules.energy, rules.switch, None
-        world: Any = SimulatorWorld(env, rules.coordinates)
-
-        def sense(view: View) -> torch.Tensor:
-            return view.sim[:, None, None]  # type: ignore[index]
+        world, sense = SimulatorWorld(env, rules.coordinates), _whole_state
     else:
         if row.kind in WORLDS:
             check_weights(row.run, WORLDS[row.kind], row.label)
         encoder, world = load_world(row.run)
         sense, size = eyes(encoder), encoder.config.size  # type: ignore[arg-type]
+        if row.kind == "true_dynamics":
+            world, sense, size = SimulatorWorld(env, pictured(encoder, world)), _whole_state, None  # type: ignore
     *before, last = [look(env, states, size) for states in _stages(goals, switch is not None)]
     own: dict[str, Any] = {"before": before, "switch": switch or SwitchRule(), "seed": seed, "batch": config.batch}
     return Replan(world, sense, build(row.planner), energy, bounds, last, **own), size
+
+
+def _whole_state(view: View) -> torch.Tensor:
+    return view.sim[:, None, None]  # type: ignore[index]
 
 
 def _stages(goals: Sequence[GoalPair], staged: bool) -> list[list[np.ndarray]]:

@@ -1,4 +1,4 @@
-"""The true simulator as a world model: planning in it, on true distances, is the ceiling of a benchmark."""
+"""The true simulator as a world model: with true distances the ceiling of a benchmark, or with an encoder's energy."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -9,8 +9,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from jepa.models.encoder import Encoder
+from jepa.planning.agent import eyes
 from jepa.planning.goals import LastStepDistance, LastStepPush, SwitchRule
 from jepa.planning.manifest import position, task_of
+from jepa.planning.mpc import look
 from jepa.worlds.base import Goal, State, Step, WorldModel
 
 GRIPPER = 0.05  # m that the whole way of the gripper counts
@@ -18,7 +21,7 @@ GRIPPER = 0.05  # m that the whole way of the gripper counts
 
 @dataclass(frozen=True)
 class Oracle:
-    """What the oracle of a task reads of the simulator, (k) coordinates in metres, and how it judges them.
+    """What the oracle of a task reads of the simulator, coordinates (1, k) in metres, and how it judges them.
 
     switch: it aims at the goal's sub-goals in turn, by this rule; without, at the goal alone.
     """
@@ -35,9 +38,9 @@ def oracle(task: str) -> Oracle:
     scene to each of the expert's sub-goals in turn, for theirs is no distance that leads to the goal by itself.
     """
     if task == "reach":
-        return Oracle(lambda env: position(env, "reach"))
+        return Oracle(lambda env: position(env, "reach")[None])
     if task == "push":
-        return Oracle(lambda env: np.concatenate([position(env, "push"), position(env, "reach")]), LastStepPush)
+        return Oracle(lambda env: np.concatenate([position(env, "push"), position(env, "reach")])[None], LastStepPush)
     return Oracle(partial(_scene, task), switch=SwitchRule(threshold=0.015, patience=(5,)))
 
 
@@ -47,15 +50,27 @@ def _scene(task: str, env: Any) -> np.ndarray:
     place = pose[: env.workspace.shape[1]]
     gripper = GRIPPER * pose[6:] if len(pose) == 7 else pose[:0]
     others = [env.object_pos(i) for i in range(1, env.num_objects)]
-    return np.concatenate([task_of(task).measure(env), place, gripper, *others])
+    return np.concatenate([task_of(task).measure(env), place, gripper, *others])[None]
+
+
+def pictured(encoder: Encoder, world: WorldModel) -> Callable[[Any], np.ndarray]:
+    """Reads how the environment looks: the encoder's tokens (N, D), in the scale of `world.features`."""
+    sense, size = eyes(encoder), encoder.config.size
+
+    @torch.no_grad()
+    def tokens(env: Any) -> np.ndarray:
+        view = look(env, [env.get_state()], size)
+        return world.features(world.observe(None, sense(view), view.pose[:, None]))[0].numpy()
+
+    return tokens
 
 
 class SimulatorWorld(WorldModel):
-    """State {"sim": (B, n) float64, "coordinates": (B, k) float64}; features are the coordinates, (B, 1, k).
+    """State {"sim": (B, n) float64, "coordinates": (B, N, D) float64}; features are the coordinates.
 
     Args:
         env: has `set_state`, `get_state` and `advance(action)`, which steps physics without rendering.
-        coordinates: reads the k task coordinates, in metres, from `env` as it stands.
+        coordinates: reads them, (N, D), from `env` as it stands.
     """
 
     def __init__(self, env: Any, coordinates: Callable[[Any], np.ndarray]):
@@ -78,7 +93,7 @@ class SimulatorWorld(WorldModel):
         return Step(self._state([self._read(sim, a) for sim, a in pairs]))
 
     def features(self, state: State) -> Tensor:
-        return state["coordinates"][:, None]
+        return state["coordinates"]
 
     def _read(self, sim: np.ndarray, action: np.ndarray | None = None) -> tuple[Tensor, Tensor]:
         self._env.set_state(sim)

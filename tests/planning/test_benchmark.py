@@ -1,5 +1,6 @@
 """The benchmark as a whole: resumable chunks, the same figures in any process, rows, films and the page."""
 
+import contextlib
 import importlib.resources
 import json
 from collections import Counter
@@ -20,6 +21,7 @@ from jepa.checkpoint import CheckpointError
 from jepa.config import ConfigError, load_config, preset_names
 from jepa.models.encoder import build_encoder
 from jepa.planning import inverse
+from jepa.planning.agent import eyes
 from jepa.planning.bench import films, rows
 from jepa.planning.bench import jobs as bench_jobs
 from jepa.planning.bench import run as benchmark
@@ -27,9 +29,11 @@ from jepa.planning.bench import worlds as bench_worlds
 from jepa.planning.bench.config import PlanConfig, frozen_goals
 from jepa.planning.bench.jobs import Cell, Job, missing, run_job, work
 from jepa.planning.bench.run import cells_of, run
+from jepa.planning.bench.simulator import SimulatorWorld, pictured
+from jepa.planning.envs.base import make
 from jepa.planning.landscape import energy_landscape
 from jepa.planning.manifest import ManifestError
-from jepa.planning.mpc import Episode
+from jepa.planning.mpc import Episode, look
 from jepa.worlds.base import State, Step, WorldModel
 
 
@@ -104,6 +108,29 @@ def test_every_row_of_every_task_with_its_cost_and_interval(config, tmp_path):
         assert film.size == ((3 * films.SIDE + 2 * films.GAP) * films.SCALE, films.SIDE * films.SCALE)
         assert 1 < film.n_frames <= 9  # Pillow joins pictures that are the same
     assert found["omitted"] == {} and "fingertips" in found["tasks"]["reach"]["success"]
+
+
+def test_true_dynamics_are_the_simulator_seen_by_our_encoder(config, tiny):
+    """What is imagined looks as the environment does after the same action, and the row plans with our energy."""
+    (row,) = [row for row in rows.chosen(replace(config, rows=("true_dynamics",)))[0] if row.kind == "true_dynamics"]
+    assert row.run == config.world and row.planner == config.planner
+    (goal,) = frozen_goals(config).of("reach", 1)
+    encoder, world = build_encoder(tiny, seed=3).eval(), Shifted()
+    with contextlib.closing(make("tabletop", size=32)) as env:
+        simulated = SimulatorWorld(env, pictured(encoder, world))
+        state = simulated.observe(None, torch.from_numpy(goal.start)[None, None, None])
+        action = torch.tensor([[0.05, -0.03, 0.02, 0, 0, 0, 0]])
+        imagined = simulated.features(simulated.step(state, action).state)
+        env.set_state(goal.start)
+        env.advance(action[0].numpy())
+        seen = eyes(encoder)(look(env, [env.get_state()], encoder.config.size))
+        torch.testing.assert_close(imagined.float(), world.features(world.observe(None, seen)))
+        assert not torch.equal(imagined, simulated.features(state))
+    config = replace(config, rows=("true_dynamics",), tasks=("push",), subgoals=("push",), oracle_goals=1)
+    run(config)
+    ours, theirs = read(config)["rows"]
+    assert (ours["n"], theirs["n"], theirs["label"]) == (2, 1, "ours, true dynamics")
+    assert theirs["model_steps"] == ours["model_steps"] and theirs["curve"] != ours["curve"]
 
 
 def test_a_second_run_redoes_nothing_and_a_changed_setting_redoes_what_it_touches(config, monkeypatch):

@@ -146,7 +146,7 @@ def test_floors():
 
 def test_simulator_world_is_the_simulator():
     env = PointEnv()
-    world = SimulatorWorld(env, lambda env: env.x)
+    world = SimulatorWorld(env, lambda env: env.x[None])
     state = world.observe(None, look(env, STARTS, None).sim[:, None, None])
     before = {key: value.clone() for key, value in state.items()}
     candidates = torch.rand(3, 5, 2, 7, generator=torch.Generator().manual_seed(0)) - 0.5
