@@ -75,6 +75,11 @@ class Trajectory:
     id: int
 
 
+def rate(manifest: Manifest, fps: float) -> float | None:
+    """Steps a second of `trajectories` at `fps`; None where the recordings do not say theirs."""
+    return manifest.spec.fps and float(manifest.spec.fps / stride(manifest.spec.fps, fps))
+
+
 def trajectories(manifest: Manifest, size: int, fps: float, ids: Iterable[int] | None = None) -> Iterator[Trajectory]:
     """Samples, as a world model is trained on them.
 
@@ -86,13 +91,13 @@ def trajectories(manifest: Manifest, size: int, fps: float, ids: Iterable[int] |
     """
     spec, shards = manifest.spec, manifest.location
     if not spec.action_dim:
-        raise ConfigError(f"{shards}: the samples have no actions, which post-training needs")
+        raise ConfigError(f"{shards}: the samples have no actions, which a world model needs")
     poses = all(unit in (own, "unknown") for unit, own in zip(spec.state_units, UNITS, strict=False))
     if fps > 0 and not (poses and spec.action_dim == spec.state_dim == len(UNITS)):
         raise ConfigError(
             f"{shards}: fps={fps:g} needs states that are 7-D poses, to compute the actions between the frames that "
             f"it keeps; here states have {spec.state_dim} and actions {spec.action_dim} numbers, and not all are "
-            "of a pose: leave fps=0 and record at the rate that you want"
+            "of a pose: train with fps=0, on recordings at the rate that you want"
         )
     for episode in episodes(manifest, size, ids, fps):
         states = torch.from_numpy(episode.arrays.get("states", np.empty((len(episode.frames), 0)))).float()

@@ -122,14 +122,21 @@ def energy(run: Path) -> str:
     if not opened:
         raise NotRunError(f"there is no post-trained world model in {run}; `jepa posttrain` makes one")
     size = next(iter(opened.values()))[0].config.size
-    fps = trained_fps(worlds(run)[next(iter(opened))])
+    rates = {label: trained_fps(worlds(run)[label]) for label in opened}
+    fps = next(iter(rates.values()))
+    for label in [label for label, other in rates.items() if other != fps]:
+        missing.append(page.absent(f"{label}: it steps at fps={rates[label]:g}, and the other at {fps:g}"))
+        del opened[label]
     chosen: list[Any] = []
     scenes, titles = [], []
-    for seen in islice(trajectories(manifest, size, fps), TRANSITIONS):
+    moving = (seen for seen in trajectories(manifest, size, fps) if len(seen.actions))
+    for seen in islice(moving, TRANSITIONS):
         t = int(seen.actions[:, [0, 2]].norm(dim=1).argmax())
         chosen.append((seen.frames[t], seen.frames[t + 1], seen.states[t], seen.actions[t]))
         scenes.append(page.side_by_side(seen.frames[t : t + 2].permute(0, 2, 3, 1).numpy()))
         titles.append(f"held-out episode {seen.id}, frames {t} → {t + 1}")
+    if not chosen:
+        raise NotRunError("the held-out videos are shorter than a step")
     extent = 1.25 * max(float(action[:3].abs().max()) for *_, action in chosen)
     found = {
         label: [energy_landscape(*parts, *c, extent=extent, points=11, depth_points=3) for c in chosen]

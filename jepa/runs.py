@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from jepa.checkpoint import CheckpointError, load_weights, read_model
 from jepa.checkpoint_format import step_of
 from jepa.config import ConfigError, build, from_dict, to_dict
+from jepa.data.index import Manifest
 from jepa.models.encoder import Encoder, EncoderConfig, build_encoder
 from jepa.models.image_encoder import ImageEncoder, build_image_encoder
 from jepa.models.pixel_encoder import PixelEncoder, PixelEncoderConfig
@@ -130,6 +131,13 @@ def read_config(run: str | Path) -> dict[str, Any]:
 def trained_fps(run: str | Path) -> float:
     """Frames a second that the world of a post-training steps by; 0: every frame of its shards."""
     return float(read_config(run).get("fps", 0.0))
+
+
+def trained_on(run: str | Path, manifest: Manifest) -> bool:
+    """Whether a post-training was trained on these very shards, wherever they lie now."""
+    path = Path(run) / "data.json"
+    digests = json.loads(path.read_text()) if path.is_file() else {}
+    return digests.get(read_config(run).get("shards")) == manifest.sha256
 
 
 def check_weights(run: str | Path, wanted: str, row: str) -> None:

@@ -27,7 +27,7 @@ class View:
     """What can be known of B episodes now.
 
     frames: (B, 3, h, w) uint8, or None where nobody looks. pose: (B, 7) float32, the robot's measured state.
-    sim: (B, n) float64, the simulator's whole state, for the oracle alone; a real robot has none.
+    sim: (B, n) float64, the simulator's whole state, for rows that plan in it; a real robot has none.
     """
 
     frames: Tensor | None
@@ -72,7 +72,7 @@ def _device(module: nn.Module) -> torch.device:
 class Agent:
     """Plans at every `execute`-th decision from all it has seen, starting from what is left of the last plan.
 
-    It sees and plans where encoder and world lie, on a GPU too; views and decisions are the CPU's.
+    It sees and plans where encoder and world lie when it is made, on a GPU too; views and decisions are the CPU's.
     """
 
     def __init__(

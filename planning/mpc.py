@@ -35,7 +35,7 @@ class Episode:
 
     distance: list[float]
     actions: np.ndarray
-    seconds: float  # per decision, of the controller alone: rendering and physics are the benchmark's own
+    seconds: float  # per decision, of the controller alone, not of the rendering and physics between decisions
     model_steps: int  # per decision
     frames: np.ndarray | None
     stopped: str = ""

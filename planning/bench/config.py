@@ -22,7 +22,7 @@ class PlanConfig:
     tasks: tuple[str, ...] = ("reach", "push")
     goals: int = 50  # of each task, 0 for all of the file
     seeds: dict[str, int] = field(default_factory=dict)  # planner seeds of a task, from `seed` on; not named: 1
-    oracle_goals: int = 20  # at most, 0 for all: the simulator is slow
+    oracle_goals: int = 20  # at most, 0 for all, of rows that plan in the simulator: it is slow
     rows: tuple[str, ...] = ("control", "pixels", "cloning", "inverse", "random", "nothing", "expert", "oracle")
     planner: Any = plugin("jepa.planning.planners", "cem")
     planners: dict[str, Any] = field(default_factory=dict)  # row name: settings, with `type` where it is another name

@@ -143,8 +143,8 @@ def controller(
         energy, switch, size = rules.energy, rules.switch, None
         world, sense = SimulatorWorld(env, rules.coordinates), _whole_state
     else:
-        if row.kind in WORLDS:
-            check_weights(row.run, WORLDS[row.kind], row.label)
+        if row.kind in PICTURED:
+            check_weights(row.run, WORLDS.get(row.kind, "pretrained"), row.label)
         encoder, world = load_world(row.run)
         sense, size = eyes(encoder), encoder.config.size  # type: ignore[arg-type]
         if row.kind == "true_dynamics":

@@ -1,7 +1,8 @@
 """The planning benchmark: every row on the same frozen goals, with honest statistics, films and one HTML page.
 
 Rows: ours with one planner or several, the same with a random-init encoder and with raw pixels, behaviour cloning and
-inverse dynamics, random actions, doing nothing, the replayed expert, and planning in the true simulator.
+inverse dynamics, random actions, doing nothing, the replayed expert, and planning in the true simulator, by true
+distances or by what our encoder sees of it.
 """
 
 import contextlib

@@ -89,7 +89,7 @@ class SimulatorWorld(WorldModel):
 
     def step(self, state: State, action: Tensor, generator: torch.Generator | None = None) -> Step:
         """Exact and deterministic; rows go through the one environment in turn."""
-        pairs = zip(state["sim"].numpy(), action.double().numpy(), strict=True)
+        pairs = zip(state["sim"].numpy(), action.detach().double().numpy(), strict=True)
         return Step(self._state([self._read(sim, a) for sim, a in pairs]))
 
     def features(self, state: State) -> Tensor:

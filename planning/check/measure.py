@@ -15,6 +15,7 @@ from jepa.logs import progress_bar
 from jepa.models.encoder import Encoder, encode_frames
 from jepa.planning.embodiment import Adapter, Embodiment
 from jepa.planning.landscape import Landscape, energy_landscape, facing, lowest
+from jepa.pose import delta
 from jepa.worlds.base import WorldModel, score
 
 FEWEST = 5  # episodes: an interval over fewer says nothing
@@ -55,6 +56,8 @@ def transitions(
 ) -> Transitions:
     """The `each` largest actions, in units of `reach`, of each of the first `count` samples, `fps` frames a second.
 
+    With `fps` frames are left out, and the changes of pose between the others stand in for actions.
+
     Raises:
         ConfigError: no actions or states, of another width than the adapter's, or too few episodes.
     """
@@ -65,13 +68,17 @@ def transitions(
     with progress_bar() as bar:
         task = bar.add_task("check: encode", total=min(count, len(manifest)), figures="")
         for seen in islice(trajectories(manifest, encoder.config.size, fps), count):
+            bar.advance(task)
+            if not len(seen.actions):
+                continue
             actions, states = seen.actions.double(), seen.states.double()
-            change = adapter.change(actions, states[:-1]).float()
+            poses = adapter.pose(states)
+            between = delta(poses[:-1], poses[1:]) if fps > 0 else adapter.change(actions, states[:-1])
+            change = between.float()
             at = (change / scale).norm(dim=-1).topk(min(each, len(change))).indices
             frames = seen.frames[torch.stack([at, at + 1], 1)]  # (n, 2, 3, h, w)
-            parts.append((frames, encode_frames(encoder, frames), adapter.pose(states[at]).float(), change[at]))
+            parts.append((frames, encode_frames(encoder, frames), poses[at].float(), change[at]))
             ids += [views.setdefault(actions.numpy().tobytes() + states.numpy().tobytes(), seen.id)] * len(at)
-            bar.advance(task)
     if len(views) < FEWEST:
         raise ConfigError(f"{manifest.location}: {len(views)} episodes; the check needs at least {FEWEST}")
     return Transitions(*(torch.cat(part) for part in zip(*parts, strict=True)), np.array(ids))

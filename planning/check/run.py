@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from jepa.data.index import Manifest
+from jepa.encode import rate
 from jepa.logs import console
 from jepa.planning.check import page as check_page
 from jepa.planning.check.measure import (
@@ -28,7 +29,7 @@ from jepa.planning.check.measure import (
 )
 from jepa.planning.check.verdict import AXES, RIGHT, UNKNOWN, UNSURE, Verdict, summary, verdicts
 from jepa.planning.embodiment import Adapter, load
-from jepa.runs import load_world, trained_fps
+from jepa.runs import load_world, trained_fps, trained_on
 from jepa.worlds.base import WorldModel
 
 PICTURES = 3  # transitions whose landscapes are drawn
@@ -76,7 +77,7 @@ def run(
         "world": str(world_run),
         "shards": str(shards),
         "embodiment": asdict(adapter.embodiment),
-        "notes": _notes(fps or manifest.spec.fps, adapter),
+        "notes": _notes(manifest, fps, adapter, trained_on(world_run, manifest)),
         "episodes": len(data.firsts),
         "transitions": len(data.pose),
         "searched": dict(zip(AXES, reach.tolist(), strict=True)),
@@ -116,10 +117,14 @@ def _turned_round(
     return replace(verdict, verdict="flipped", words=words)
 
 
-def _notes(fps: float, adapter: Adapter) -> list[str]:
-    """Whether the rate does not agree with the embodiment, and what its author says of the camera."""
-    e = adapter.embodiment
+def _notes(manifest: Manifest, fps: float, adapter: Adapter, remembered: bool) -> list[str]:
+    """Whether the data are not what they should be, and what the embodiment's author says of the camera."""
+    e, steps = adapter.embodiment, rate(manifest, fps)
     notes = [f"{name}: {text}" for name, text in (("camera", e.camera), ("crop", e.crop)) if text]
-    if fps and abs(fps / e.rate - 1) > 0.05:
-        notes.insert(0, f"rate: the world steps {fps:g} times a second, embodiment {e.name} says {e.rate:g}")
+    if fps:
+        notes.insert(0, f"actions: at fps={fps:g} changes of pose stand in for them; the robot's own are not checked")
+    if steps and abs(steps / e.rate - 1) > 0.05:
+        notes.insert(0, f"rate: these recordings give {steps:.3g} steps a second, embodiment {e.name} says {e.rate:g}")
+    if remembered:
+        notes.insert(0, "shards: the world was trained on these episodes and may know them by heart; give others")
     return notes

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from jepa import runs
 from jepa.config import ConfigError, build, plugin, to_dict
@@ -67,16 +68,22 @@ class Job:
 
 
 def jobs(
-    config: OfflineConfig, manifest: Manifest, opened: dict[str, tuple[Encoder, WorldModel]], out: Path
+    config: OfflineConfig,
+    manifest: Manifest,
+    opened: dict[str, tuple[Encoder, WorldModel]],
+    fps: float,
+    limit: Tensor,
+    out: Path,
 ) -> list[Job]:
     """Every row that plans, at every horizon; the key changes with all that the result depends on.
 
-    opened: encoder and world of the rows `ours` and, where there is one, `control`.
+    opened: encoder and world of the rows `ours` and, where there is one, `control`. fps: of the frames. limit: (A).
     """
     digests = {
         row: [runs.encoder_sha256(encoder), runs.weights_sha256(world)] for row, (encoder, world) in opened.items()
     }
-    means = {"shards": manifest.sha256} | {k: getattr(config, k) for k in ("seed", "goals", "every", "episodes")}
+    means: dict[str, Any] = {"shards": manifest.sha256, "fps": fps, "limit": limit.tolist()}
+    means |= {k: getattr(config, k) for k in ("seed", "goals", "every", "episodes")}
     found = []
     for row in ("inverse", *opened):
         own = config.inverse_steps if row == "inverse" else to_dict(config)["planner"]

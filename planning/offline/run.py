@@ -15,13 +15,15 @@ from torch import Tensor
 from jepa import runs
 from jepa.config import ConfigError, to_dict
 from jepa.data.index import Manifest
+from jepa.encode import rate
 from jepa.encoded import read_episodes
 from jepa.logs import console
 from jepa.planning.landscape import facing
 from jepa.planning.offline import page as offline_page
 from jepa.planning.offline.measure import Starts, starts, summarise
-from jepa.planning.offline.rows import OfflineConfig, jobs, train_inverse, work
+from jepa.planning.offline.rows import LABELS, OfflineConfig, jobs, train_inverse, work
 from jepa.planning.planners.base import Bounds
+from jepa.pose import UNITS
 from jepa.worlds.base import WorldModel, score
 
 REACH = 0.99  # plans may go as far on each axis as this share of the training actions did
@@ -38,18 +40,20 @@ def run(config: OfflineConfig, command: str = "") -> dict[str, Any]:
         ConfigError: the world was trained on these shards, their actions have another width, or episodes are too few.
         CheckpointError, DataError: a run or the shards cannot be read.
     """
-    manifest, trained = Manifest.load(config.shards), trained_actions(config.world)
+    manifest, trained, fps = Manifest.load(config.shards), trained_actions(config.world), runs.trained_fps(config.world)
     opened = {"ours": runs.load_world(config.world)}
-    _check(config, manifest, trained.shape[-1])
+    _check(config, manifest)
     if config.control:
-        runs.check_weights(config.control, "random", "random-init encoder")
+        runs.check_weights(config.control, "random", f"{LABELS['control']}, control={config.control}")
+        if (other := runs.trained_fps(config.control)) != fps:
+            raise ConfigError(f"control={config.control} was trained at fps={other:g}, {config.world} at {fps:g}")
         opened["control"] = runs.load_world(config.control)
-    fps = runs.trained_fps(config.world)
     cut = (fps, max(config.goals), config.every, config.episodes)
     data = {row: starts(manifest, encoder, *cut) for row, (encoder, _) in opened.items()}  # type: ignore[arg-type]
     limit = torch.from_numpy(np.quantile(trained.abs().numpy(), REACH, axis=0)).float()
     out = Path(config.out or Path(config.world) / "offline")
-    todo, net = jobs(config, manifest, opened, out), out / "inverse.safetensors"  # type: ignore[arg-type]
+    todo = jobs(config, manifest, opened, fps, limit, out)  # type: ignore[arg-type]
+    net = out / "inverse.safetensors"
     if any(job.row == "inverse" and job.result() is None for job in todo):
         train_inverse(config, data["ours"], opened["ours"][1], net)
     for job in todo:
@@ -57,7 +61,8 @@ def run(config: OfflineConfig, command: str = "") -> dict[str, Any]:
             source = "control" if job.row == "control" else "ours"
             work(job, config, opened[source][1], data[source], Bounds(-limit, limit), net)
     records: list[Any] = [job.result() for job in todo]
-    mean, world, units = trained.mean(0), opened["ours"][1], manifest.spec.action_units
+    mean, world = trained.mean(0), opened["ours"][1]
+    units = UNITS if fps else manifest.spec.action_units  # at fps they are changes of pose
     goals = [
         _compare(horizon, [r for r in records if r["horizon"] == horizon], data["ours"], mean, world, units, config)
         for horizon in config.goals
@@ -65,7 +70,7 @@ def run(config: OfflineConfig, command: str = "") -> dict[str, Any]:
     result = {
         "command": command,
         "config": to_dict(config),
-        "fps": fps or manifest.spec.fps,
+        "fps": rate(manifest, fps),
         "units": list(units),
         "episodes": len(np.unique(data["ours"].episode)),
         "starts": len(data["ours"].episode),
@@ -84,11 +89,12 @@ def trained_actions(run: str | Path) -> Tensor:
     return torch.cat([part["actions"] for part in read_episodes(run, "train").parts])
 
 
-def _check(config: OfflineConfig, manifest: Manifest, width: int) -> None:
-    if manifest.spec.action_dim != width:
-        raise ConfigError(f"{config.shards}: actions of {manifest.spec.action_dim} numbers; the world has {width}")
-    digests = json.loads((Path(config.world) / "data.json").read_text())
-    if digests.get(runs.read_config(config.world)["shards"]) == manifest.sha256:
+def _check(config: OfflineConfig, manifest: Manifest) -> None:
+    spec, (actions, states) = manifest.spec, read_episodes(config.world, "train").widths
+    for what, there, wanted in (("actions", spec.action_dim, actions), ("states", spec.state_dim, states)):
+        if there != wanted:
+            raise ConfigError(f"{config.shards}: {what} of {there} numbers; the world has {wanted}")
+    if runs.trained_on(config.world, manifest):
         raise ConfigError(
             f"{config.shards}: {config.world} was trained on these episodes; give others, packed by themselves"
         )

@@ -52,7 +52,8 @@ class InversePolicy:
         if not isinstance(wanted := getattr(goal, "features", None), Tensor):
             raise ConfigError("planner inverse_dynamics needs a goal that is one image; choose another planner")
         pose = state["pose"][:, -1, : self._net.shape[3]] if "pose" in state else None  # a camera may follow
-        action = self._net(world.features(state), wanted, pose).to(bounds.low.dtype)
+        net = self._net.to(bounds.low.device)
+        action = net(world.features(state), wanted, pose).to(bounds.low.dtype)
         repeated = action[:, None].expand(-1, self.config.horizon, -1)  # (B, H, A)
         before = starts(state, self.config.horizon, bounds, warm_start)[:, 0]
         finite = repeated.isfinite().all(-1, keepdim=True)

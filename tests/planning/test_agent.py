@@ -2,6 +2,7 @@
 
 import sys
 import time
+from dataclasses import replace
 from importlib import util
 from pathlib import Path
 
@@ -252,6 +253,13 @@ def test_the_robot_example_runs(tmp_path, tiny, save_model, monkeypatch):
 def test_everything_is_sensed_and_planned_where_the_world_lies(tiny, monkeypatch):
     """As on a GPU: `meta` tensors stand in for it, and refuse to be mixed with the CPU's."""
 
+    class Far(torch.Tensor):
+        """`meta` cannot be copied back; this notes that it was asked for."""
+
+        def cpu(self):
+            seen.append("meta")
+            return self.as_subclass(torch.Tensor)
+
     class Elsewhere(Point):
         def __init__(self):
             super().__init__()
@@ -264,14 +272,15 @@ def test_everything_is_sensed_and_planned_where_the_world_lies(tiny, monkeypatch
     class Planner(Spy):
         def plan(self, world, state, goal, generator, *, bounds, **given):
             seen.extend(x.device.type for x in (state["x"], bounds.low, bounds.project(state["x"].new_zeros(1, 3, 7))))
-            return super().plan(world, state, goal, generator, bounds=bounds, **given)
+            plan = super().plan(world, state, goal, generator, bounds=bounds, **given)
+            return replace(plan, actions=plan.actions.as_subclass(Far))
 
     seen = []
     monkeypatch.setattr(Bounds, "__post_init__", lambda bounds: None)  # reads numbers, of which `meta` has none
     made = agent(Planner(), world=Elsewhere())
     for _ in range(2):
         assert made.decide(view(0.1)).actions.device.type == "cpu"
-    assert set(seen) == {"meta"} and len(seen) == 2 + (2 + 3) + (3 + 3)
+    assert set(seen) == {"meta"} and len(seen) == 2 + (2 + 3 + 1) + (3 + 3 + 1)
     assert eyes(build_encoder(tiny, 0).to("meta"))(
         View(torch.zeros(1, 3, 32, 32, dtype=torch.uint8), torch.zeros(1, 7))
     ).is_meta

@@ -59,7 +59,7 @@ def read(encoder, frames: torch.Tensor) -> torch.Tensor:
 def checked(monkeypatch, tmp_path):
     """Runs the check with an embodiment's YAML lines on episodes in V-JEPA 2-AC's own conventions."""
 
-    def run(*lines: str, world=None, still=(), count=EPISODES, cameras=1, page=False, fps=0.0):
+    def run(*lines: str, world=None, still=(), count=EPISODES, cameras=1, page=False, commands=None, **told):
         generator = torch.Generator().manual_seed(0)
         recorded = []
         for number in range(EPISODES):
@@ -69,11 +69,12 @@ def checked(monkeypatch, tmp_path):
             for t in range(STEPS):
                 poses.append(pose.integrate(poses[-1], actions[t]))
             states = torch.stack(poses)
-            arrays = {"actions": pose.delta(states[:-1], states[1:]).numpy(), "states": states.numpy()}
+            own = pose.delta(states[:-1], states[1:])
+            arrays = {"actions": (own if commands is None else commands(own)).numpy(), "states": states.numpy()}
             recorded += [Episode(written(states), arrays, cameras * number + c) for c in range(cameras)]
         monkeypatch.setattr(check.Manifest, "load", lambda path: Shards())
         monkeypatch.setattr(check, "load_world", lambda run: (_encoder(), world or Truth()))
-        (tmp_path / "config.json").write_text(json.dumps({"fps": fps}))
+        (tmp_path / "config.json").write_text(json.dumps(told))
         monkeypatch.setattr(encode, "episodes", lambda manifest, size, ids, fps: (slower(e, fps) for e in recorded))
         for module in (check_measure, landscape):
             monkeypatch.setattr(module, "encode_frames", read)
@@ -95,7 +96,7 @@ def slower(episode: Episode, fps: float) -> Episode:
 
 
 class Shards:
-    location, spec = "toy", Spec(fps=4.0, action_dim=7, state_dim=7)
+    location, sha256, spec = "toy", "mine", Spec(fps=4.0, action_dim=7, state_dim=7)
 
     def __len__(self):
         return EPISODES
@@ -239,15 +240,26 @@ def test_the_cameras_of_an_episode_are_one_episode(checked):
 
 
 def test_a_rate_that_is_not_the_world_s_is_said(checked):
-    assert checked("rate: 15")["notes"] == ["rate: the world steps 4 times a second, embodiment mine says 15"]
+    assert checked("rate: 15")["notes"] == ["rate: these recordings give 4 steps a second, embodiment mine says 15"]
+
+
+def test_episodes_of_the_training_are_noticed(checked, tmp_path):
+    assert not checked()["notes"]
+    (tmp_path / "data.json").write_text('{"train": "mine", "heldout": "others"}')
+    assert not checked()["notes"]  # the config below names no shards
+    (note,) = checked(shards="train")["notes"]
+    assert note.startswith("shards: the world was trained on these episodes")
+    assert not checked(shards="heldout")["notes"]
 
 
 def test_a_world_of_a_lower_rate_is_checked_at_its_own(checked, tmp_path):
-    """At half the rate there are half the transitions, each as long as two."""
+    """At half the rate there are half the transitions, each as long as two, whatever the robot's own actions are."""
     moved = []
     for fps, transitions in ((4.0, 24 * 4), (2.0, 24 * 3)):
-        result = checked(f"rate: {fps}", fps=fps)
-        assert result["transitions"] == transitions and not result["notes"]
+        result = checked(f"rate: {fps}", "action_scale: [0.1, 0.1, 0.1]", fps=fps, commands=lambda change: 10 * change)
+        assert result["transitions"] == transitions
+        (note,) = result["notes"]
+        assert note.startswith(f"actions: at fps={fps:g} changes of pose stand in")
         assert set(verdict(result).values()) == {RIGHT}
         moved.append(np.abs(json.loads((tmp_path / "out" / "check.json").read_text())["points"]["logged"]).mean())
     assert moved[1] > 1.1 * moved[0]

@@ -10,7 +10,7 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from jepa import encode, posttrain, pretrain, runs
+from jepa import encode, pose, posttrain, pretrain, runs
 from jepa.checkpoint import CheckpointError
 from jepa.cli import app
 from jepa.config import ConfigError, load_config
@@ -146,7 +146,9 @@ def test_a_batch_holds_any_number_of_starts(toy, tmp_path):
 
 def test_the_control_must_be_what_its_row_says(toy, tmp_path):
     (tmp_path / "deaf" / "config.json").write_text(json.dumps({"weights": "pretrained"}))
-    with pytest.raises(ConfigError, match=r"'random-init encoder' wants a run with weights=random; .* has pretrained"):
+    with pytest.raises(
+        ConfigError, match=r"random-init encoder, control=.*' wants a run with weights=random; .* has pretrained"
+    ):
         toy(f"control={tmp_path / 'deaf'}")
 
 
@@ -170,6 +172,9 @@ def test_mistakes_are_one_line(toy, tmp_path, monkeypatch):
     with pytest.raises(ConfigError, match="toy: actions of 7 numbers; the world has 3"):
         toy()
     monkeypatch.setattr(Shards, "spec", Spec(action_dim=3))
+    with pytest.raises(ConfigError, match="toy: states of 0 numbers; the world has 3"):
+        toy()
+    monkeypatch.setattr(Shards, "spec", Spec(action_dim=3, state_dim=3))
     monkeypatch.setattr(Shards, "sha256", "trained on")
     with pytest.raises(ConfigError, match="was trained on these episodes"):
         toy()
@@ -186,10 +191,12 @@ def test_starts_leave_room_for_the_furthest_goal(monkeypatch):
 
     recorded = [Episode(torch.arange(11.0)[:, None, None] + 100 * i, arrays(i), i) for i in range(6)]
     recorded[2] = Episode(torch.zeros(3, 1, 1), {"actions": np.zeros((2, 2)), "states": np.zeros((3, 2))}, 2)
-    monkeypatch.setattr(encode, "episodes", lambda manifest, size, ids, fps: iter(recorded))
+    asked = []
+    monkeypatch.setattr(encode, "episodes", lambda manifest, size, ids, fps: asked.append(fps) or iter(recorded))
     monkeypatch.setattr(offline_measure, "encode_frames", lambda encoder, frames: frames)
     encoder = SimpleNamespace(config=SimpleNamespace(size=8))
     data = starts(Shards(), encoder, 0.0, furthest=3, every=3, count=6)
+    assert asked == [0.0]
     assert data.episode.tolist() == [i for i in (0, 1, 3, 4, 5) for _ in range(3)]  # the short one is left out
     tokens, states = data.pair(slice(3, 6), 2)
     assert tokens[:, :, 0, 0].tolist() == [[100, 102], [103, 105], [106, 108]] and states.shape == (3, 2)
@@ -201,6 +208,22 @@ def test_starts_leave_room_for_the_furthest_goal(monkeypatch):
     monkeypatch.setattr(offline_measure, "FEWEST", 5)
     with pytest.raises(ConfigError, match="toy: 4 episodes of more than 3 frames"):
         starts(Shards(), encoder, 0.0, furthest=3, every=3, count=6)
+
+
+def test_the_rate_is_the_worlds(toy, tmp_path, monkeypatch):
+    """A third of the frames at fps=1 of 3, actions as changes of pose between them, and jobs that are others."""
+    actions, places = walks(1)
+    recorded = [Episode(p[::3, None], {"states": np.pad(p[::3], ((0, 0), (0, 4)))}, i) for i, p in enumerate(places)]
+    monkeypatch.setattr(encode, "episodes", lambda manifest, size, ids, fps: iter(recorded if fps == 1 else []))
+    monkeypatch.setattr(Shards, "spec", Spec(fps=3.0, action_dim=7, state_dim=7, state_units=pose.UNITS))
+    data = starts(Shards(), SimpleNamespace(config=SimpleNamespace(size=8)), 1.0, furthest=2, every=1, count=EPISODES)
+    assert data.actions.shape == (2 * EPISODES, 2, 7)
+    torch.testing.assert_close(data.actions[0, 0, :2], actions[0, :3, :2].sum(0))
+    (tmp_path / "config.json").write_text(json.dumps({"shards": "train", "fps": 1.0}))
+    (tmp_path / "deaf" / "config.json").write_text(json.dumps({"weights": "random", "fps": 2.0}))
+    monkeypatch.setattr(offline, "_check", lambda config, manifest: None)
+    with pytest.raises(ConfigError, match=r"control=.*deaf was trained at fps=2, .* at 1"):
+        toy(f"control={tmp_path / 'deaf'}")
 
 
 def test_figures_by_hand():
