@@ -283,6 +283,8 @@ def test_mistakes_are_one_line(config, monkeypatch, tmp_path):
 def test_presets_are_valid_and_their_goals_are_there(name):
     config = load_config(PlanConfig, "plan", name, ["world=w", "out=o"])
     assert rows.chosen(config)[0][0].name == "ours"
+    if config.tasks == ("push_t",):  # two axes and no gripper: no axis is another's
+        assert config.planner.gripper_init_std is None and config.switch_of("push_t") is not None
     file = importlib.resources.files("jepa.configs") / "plan" / config.manifest
     held = Counter(goal["task"] for goal in json.loads(file.read_text())["goals"])
     assert all(held[task] >= max(1, config.goals) for task in config.tasks)
