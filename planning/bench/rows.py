@@ -148,7 +148,7 @@ def controller(
         encoder, world = load_world(row.run)
         sense, size = eyes(encoder), encoder.config.size  # type: ignore[arg-type]
         if row.kind == "true_dynamics":
-            world, sense, size = SimulatorWorld(env, pictured(encoder, world)), _whole_state, None  # type: ignore
+            world, sense, size = SimulatorWorld(env, pictured(encoder, world)), _whole_state, None  # type: ignore[arg-type]
     *before, last = [look(env, states, size) for states in _stages(goals, switch is not None)]
     own: dict[str, Any] = {"before": before, "switch": switch or SwitchRule(), "seed": seed, "batch": config.batch}
     return Replan(world, sense, build(row.planner), energy, bounds, last, **own), size
