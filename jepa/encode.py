@@ -17,32 +17,35 @@ from jepa.data.loader import episodes
 from jepa.data.sampling import stride
 from jepa.encoded import Episodes, Part, file_names
 from jepa.logs import progress_bar
+from jepa.models.ac_predictor import EXTRINSICS_DIM
 from jepa.models.encoder import encode_frames
 from jepa.pose import UNITS, delta
 from jepa.training import together
 
 PART = 1024  # frames of a file, more only where an episode ends later: 0.7 GB of ViT-g at 256 px
 CHUNK = 64  # frames encoded together
+EXTRINSICS = "extrinsics"  # the array of the camera's pose in the robot's base
 LOW = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def encode_shards(
-    encoder: runs.AnyEncoder, manifest: Manifest, fps: float, folder: Path, accelerator: Accelerator
+    encoder: runs.AnyEncoder, manifest: Manifest, reading: runs.Reading, folder: Path, accelerator: Accelerator
 ) -> Episodes:
-    """Every frame by itself, in half precision, `fps` of them a second (0: all); all processes call it together.
+    """Every frame by itself, in half precision, as `reading` says; all processes call it together.
 
-    The files of `folder` are keyed by the encoder's weights, the shards and the rate. Each is there whole or not at
+    The files of `folder` are keyed by the encoder's weights, the shards and the reading. Each is there whole or not at
     all, so that what was encoded before a kill stays.
 
     Raises:
-        ConfigError: these shards have no actions, or none at this rate; another process cannot go on.
+        ConfigError: these shards have no actions, none at this rate, or no extrinsics; another process cannot go on.
         CheckpointError: what another process wrote cannot be seen here.
     """
-    frames = -(-manifest.samples["frames"].astype(int) // stride(manifest.samples["fps"], fps))
+    frames = -(-manifest.samples["frames"].astype(int) // stride(manifest.samples["fps"], reading.fps))
     ends = frames.cumsum()
     parts = np.split(np.arange(len(ends)), np.flatnonzero(np.diff(ends // PART)) + 1)  # ids of samples
     paths = [folder / name for name in file_names(len(parts))]
-    key = f"{runs.encoder_sha256(encoder)} {manifest.sha256} {fps:g} {accelerator.mixed_precision} {PART}"
+    key = f"{runs.encoder_sha256(encoder)} {manifest.sha256} {reading.fps:g} {accelerator.mixed_precision} {PART}"
+    key += " extrinsics" * reading.extrinsics
     rank, ranks = accelerator.process_index, accelerator.num_processes
     if rank == 0:
         for stale in set(folder.glob("*.safetensors")).difference(paths):  # of another rate
@@ -51,7 +54,7 @@ def encode_shards(
 
     def make(i: int) -> None:
         if i < len(parts) and runs.read_cache(paths[i], key) is None:
-            runs.write_cache(paths[i], key, _encode(encoder, manifest, parts[i], fps, accelerator))
+            runs.write_cache(paths[i], key, _encode(encoder, manifest, parts[i], reading, accelerator))
 
     with progress_bar(disable=rank > 0) as bar:
         task = bar.add_task(f"encode {Path(manifest.location).name}", total=len(manifest), figures="")
@@ -67,12 +70,21 @@ def encode_shards(
 
 @dataclass(frozen=True)
 class Trajectory:
-    """frames (T, C, h, w) uint8, actions (T-1, A) and states (T, S) of sample `id`; S is 0 where none are known."""
+    """frames (T, C, h, w) uint8, actions (T-1, A) and states (T, S) of sample `id`; S is 0 where none are known.
+
+    camera: (T, 6) the camera's pose, m and rad, where it was asked for; (T, 0) else.
+    """
 
     frames: Tensor
     actions: Tensor
     states: Tensor
+    camera: Tensor
     id: int
+
+    @property
+    def proprio(self) -> Tensor:
+        """What the world reads of each frame beside the picture: the robot's state and the camera's pose behind it."""
+        return torch.cat((self.states, self.camera), dim=1)
 
 
 def rate(manifest: Manifest, fps: float) -> float | None:
@@ -80,16 +92,18 @@ def rate(manifest: Manifest, fps: float) -> float | None:
     return manifest.spec.fps and float(manifest.spec.fps / stride(manifest.spec.fps, fps))
 
 
-def trajectories(manifest: Manifest, size: int, fps: float, ids: Iterable[int] | None = None) -> Iterator[Trajectory]:
+def trajectories(
+    manifest: Manifest, size: int, reading: runs.Reading, ids: Iterable[int] | None = None
+) -> Iterator[Trajectory]:
     """Samples, as a world model is trained on them.
 
-    With `fps` frames are left out, and actions are the changes of pose between the others, as in V-JEPA 2-AC
+    With `reading.fps` frames are left out, and actions are the changes of pose between the others, as in V-JEPA 2-AC
     (arXiv 2506.09985, §3.1).
 
     Raises:
-        ConfigError: there are no actions, or `fps` is given and states are not poses.
+        ConfigError: there are no actions, `fps` is given and states are not poses, or extrinsics and there are none.
     """
-    spec, shards = manifest.spec, manifest.location
+    spec, shards, fps = manifest.spec, manifest.location, reading.fps
     if not spec.action_dim:
         raise ConfigError(f"{shards}: the samples have no actions, which a world model needs")
     poses = all(unit in (own, "unknown") for unit, own in zip(spec.state_units, UNITS, strict=False))
@@ -99,24 +113,31 @@ def trajectories(manifest: Manifest, size: int, fps: float, ids: Iterable[int] |
             f"it keeps; here states have {spec.state_dim} and actions {spec.action_dim} numbers, and not all are "
             "of a pose: train with fps=0, on recordings at the rate that you want"
         )
+    if reading.extrinsics and len(spec.extra.get(EXTRINSICS, ())) != EXTRINSICS_DIM:
+        raise ConfigError(
+            f"{shards}: a world with extrinsics reads where the camera stands, and these samples have no array "
+            f"{EXTRINSICS} of {EXTRINSICS_DIM} numbers, as `jepa pack droid` writes; or train without extrinsics"
+        )
     for episode in episodes(manifest, size, ids, fps):
-        states = torch.from_numpy(episode.arrays.get("states", np.empty((len(episode.frames), 0)))).float()
+        nothing = np.empty((len(episode.frames), 0))
+        states = torch.from_numpy(episode.arrays.get("states", nothing)).float()
+        camera = torch.from_numpy(episode.arrays[EXTRINSICS] if reading.extrinsics else nothing).float()
         if fps > 0:
             actions = delta(states[:-1].double(), states[1:].double()).float()
         else:
             actions = torch.from_numpy(episode.arrays["actions"]).float()
-        yield Trajectory(episode.frames, actions, states, episode.id)
+        yield Trajectory(episode.frames, actions, states, camera, episode.id)
 
 
 @torch.no_grad()
 def _encode(
-    encoder: runs.AnyEncoder, manifest: Manifest, ids: np.ndarray, fps: float, accelerator: Accelerator
+    encoder: runs.AnyEncoder, manifest: Manifest, ids: np.ndarray, reading: runs.Reading, accelerator: Accelerator
 ) -> Part:
     device, low = accelerator.device, LOW.get(accelerator.mixed_precision)
     rows = []
-    for seen in trajectories(manifest, encoder.config.size, fps, ids.tolist()):
+    for seen in trajectories(manifest, encoder.config.size, reading, ids.tolist()):
         with torch.autocast(device.type, low, enabled=low is not None):
             parts = [encode_frames(encoder, part[None].to(device))[0].half().cpu() for part in seen.frames.split(CHUNK)]
-        rows.append((torch.tensor([len(seen.frames)]), torch.cat(parts), seen.actions, seen.states))
+        rows.append((torch.tensor([len(seen.frames)]), torch.cat(parts), seen.actions, seen.proprio))
     names = ("lengths", "tokens", "actions", "states")
     return {name: torch.cat(column) for name, column in zip(names, zip(*rows, strict=True), strict=True)}

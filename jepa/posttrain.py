@@ -61,6 +61,11 @@ class PosttrainConfig:
         if self.fps < 0:
             raise ConfigError(f"fps {self.fps:g}: must be 0 (every frame) or more")
 
+    @property
+    def reading(self) -> runs.Reading:
+        """How the shards are read for this world."""
+        return runs.Reading(self.fps, getattr(self.world, "extrinsics", False))
+
 
 def run(config: PosttrainConfig) -> None:
     """Encode all frames once, then train the world model to `loop.steps`, resuming where a run stopped."""
@@ -72,7 +77,7 @@ def run(config: PosttrainConfig) -> None:
     join(accelerator, out, to_dict(config), {shards[split]: manifest.sha256 for split, manifest in manifests.items()})
     first_alone(accelerator, lambda: runs.save_encoder(out, encoder))
     encoded = {
-        split: encode_shards(encoder, manifest, config.fps, out / "features" / split, accelerator)
+        split: encode_shards(encoder, manifest, config.reading, out / "features" / split, accelerator)
         for split, manifest in manifests.items()
     }
     least = {"train": config.frames, "heldout": HELDOUT_FRAMES}

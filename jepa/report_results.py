@@ -13,7 +13,7 @@ from jepa.planning.landscape import Landscape, energy_landscape
 from jepa.probes.figures import between
 from jepa.report_figures import CONTROL, CYCLE, OURS, Line, Panel, curves, landscapes
 from jepa.report_files import NotRunError, Records, kind, last, read_json, read_log, series, shards
-from jepa.runs import load_world, trained_fps
+from jepa.runs import load_world, reading
 
 WORLDS = {"ours": ("posttrain", OURS), "random-init encoder": ("posttrain_random", CONTROL)}
 TRANSITIONS = 3  # shown as energy landscapes
@@ -122,17 +122,17 @@ def energy(run: Path) -> str:
     if not opened:
         raise NotRunError(f"there is no post-trained world model in {run}; `jepa posttrain` makes one")
     size = next(iter(opened.values()))[0].config.size
-    rates = {label: trained_fps(worlds(run)[label]) for label in opened}
-    fps = next(iter(rates.values()))
-    for label in [label for label, other in rates.items() if other != fps]:
-        missing.append(page.absent(f"{label}: it steps at fps={rates[label]:g}, and the other at {fps:g}"))
+    readings = {label: reading(worlds(run)[label]) for label in opened}
+    first = next(iter(readings.values()))
+    for label in [label for label, other in readings.items() if other != first]:
+        missing.append(page.absent(f"{label}: it reads recordings otherwise: {readings[label]}, and not {first}"))
         del opened[label]
     chosen: list[Any] = []
     scenes, titles = [], []
-    moving = (seen for seen in trajectories(manifest, size, fps) if len(seen.actions))
+    moving = (seen for seen in trajectories(manifest, size, first) if len(seen.actions))
     for seen in islice(moving, TRANSITIONS):
         t = int(seen.actions[:, [0, 2]].norm(dim=1).argmax())
-        chosen.append((seen.frames[t], seen.frames[t + 1], seen.states[t], seen.actions[t]))
+        chosen.append((seen.frames[t], seen.frames[t + 1], seen.proprio[t], seen.actions[t]))
         scenes.append(page.side_by_side(seen.frames[t : t + 2].permute(0, 2, 3, 1).numpy()))
         titles.append(f"held-out episode {seen.id}, frames {t} → {t + 1}")
     if not chosen:

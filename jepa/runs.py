@@ -3,6 +3,7 @@
 import hashlib
 import json
 import re
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,15 @@ from jepa.models.pixel_encoder import PixelEncoder, PixelEncoderConfig
 from jepa.worlds.base import WorldModel, WorldSpec
 
 _ENCODER = "encoder.safetensors"
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How recordings are read for a world: `fps` frames a second (0: all), with the camera's pose if `extrinsics`."""
+
+    fps: float = 0.0
+    extrinsics: bool = False
+
 
 AnyEncoder = Encoder | ImageEncoder | PixelEncoder
 """What a world model can be trained on."""
@@ -128,9 +138,11 @@ def read_config(run: str | Path) -> dict[str, Any]:
         raise CheckpointError(f"{run} is no run: cannot read {path.name}: {error}") from error
 
 
-def trained_fps(run: str | Path) -> float:
-    """Frames a second that the world of a post-training steps by; 0: every frame of its shards."""
-    return float(read_config(run).get("fps", 0.0))
+def reading(run: str | Path) -> Reading:
+    """How the shards of a post-training were read. Raises CheckpointError where there is no such run."""
+    from jepa.posttrain import PosttrainConfig  # the schema of the run's config
+
+    return from_dict(PosttrainConfig, read_config(run), str(run)).reading
 
 
 def trained_on(run: str | Path, manifest: Manifest) -> bool:

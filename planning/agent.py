@@ -98,6 +98,9 @@ class Agent:
             execute: actions carried out between two plans; frames in between are still looked at.
             seconds: for one decision, looking included; when they are over the planner answers with its best so far.
             adapter: of the robot that `act` is called for; default V-JEPA 2-AC's own numbers.
+
+        Raises:
+            ConfigError: the world reads where the camera stands, and the adapter's embodiment does not say.
         """
         self._world, self._sense, self._planner, self._energy = world, sense, planner, energy
         self._device = _device(world)
@@ -105,6 +108,7 @@ class Agent:
         self._switch = switch
         self._seed, self._execute, self._seconds, self._safety = seed, execute, seconds, safety
         self._adapter = adapter or Adapter(Embodiment())
+        self._camera = self._adapter.camera() if world.extrinsics else torch.empty(0)
         self._goals: tuple[View, ...] = ()
 
     def aim(self, goals: View, before: Sequence[View] = ()) -> None:
@@ -165,7 +169,7 @@ class Agent:
         return Decision(self._last, steps, stops)
 
     def _observe(self, view: View) -> None:
-        proprio = view.pose[:, None].to(self._device)
+        proprio = torch.cat((view.pose, self._camera.expand(len(view.pose), -1)), dim=1)[:, None].to(self._device)
         if self._subgoals is None:
             looks = [self._world.observe(None, self._see(goal), proprio) for goal in self._goals]
             self._subgoals = SubGoals.begin(torch.stack([self._world.features(look) for look in looks], dim=1))

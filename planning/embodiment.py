@@ -30,7 +30,8 @@ CHOICES = {
 class Embodiment:
     """The conventions of one robot; the defaults are those of V-JEPA 2-AC. States are [position, rotation, gripper].
 
-    `action_limit` and `workspace` are in the world model's own metres and radians, whatever the robot's units.
+    `action_limit`, `workspace` and `camera_pose` are in the world model's own metres and radians, whatever the robot's
+    units. The last is read with frame: camera, and by worlds with extrinsics.
     """
 
     name: str = "v_jepa_2_ac"
@@ -40,7 +41,9 @@ class Embodiment:
     rotation: str = "extrinsic_xyz"  # a convention of `rotations.WIDTHS`; `none` has no numbers
     axes: tuple[str, ...] = ("x", "y", "z")  # where the robot's three axes point in the frame, such as -y, x, z
     frame: str = "base"  # base; camera: all numbers in its axes; end_effector: changes along the hand's own axes
-    camera_pose: tuple[float, ...] = (0.0,) * 6  # of the camera in the base, m and extrinsic xyz rad; frame: camera
+    camera_pose: tuple[
+        float, ...
+    ] = ()  # (6) the camera in the base, m and extrinsic xyz rad; for frame: camera, and worlds with extrinsics
     actions: str = "delta"  # delta: changes of position and rotation; absolute: the pose to go to
     action_scale: tuple[float, ...] = (1.0, 1.0, 1.0)  # position units that a change of 1 means, of each axis
     turn_scale: float = 1.0  # the same of rotation, in units of `angle`
@@ -57,7 +60,7 @@ class Embodiment:
                 self._refuse(key, f"'{getattr(self, key)}' is not one of {', '.join(choices)}")
         if sorted(a.removeprefix("-") for a in self.axes) != ["x", "y", "z"]:
             self._refuse("axes", f"{list(self.axes)} must name x, y and z once each, as in [-y, x, z]")
-        lengths = {"camera_pose": (6,), "action_scale": (3,), "gripper": (0, 2), "action_limit": (0, 7)}
+        lengths = {"camera_pose": (0, 6), "action_scale": (3,), "gripper": (0, 2), "action_limit": (0, 7)}
         for key, allowed in {**lengths, "workspace": (0, 3)}.items():
             if len(getattr(self, key)) not in allowed:
                 self._refuse(key, f"{len(getattr(self, key))} values; wanted {' or '.join(map(str, allowed))}")
@@ -71,6 +74,8 @@ class Embodiment:
             self._refuse("workspace", "each axis is [lowest, highest]")
         if self.frame == "end_effector" and self.actions == "absolute":
             self._refuse("frame", "end_effector is for changes; targets are written in the base's or a camera's axes")
+        if self.frame == "camera" and not self.camera_pose:
+            self._refuse("camera_pose", "frame: camera needs the camera's pose in the base, 6 numbers")
         if self.rotation.startswith("quaternion") and self.turn_scale != 1.0:
             self._refuse("turn_scale", "quaternions cannot be scaled")
 
@@ -145,6 +150,14 @@ class Adapter:
         if not len(limit):
             raise ConfigError(f"embodiment {self.embodiment.name}: give action_limit: the largest change in one step")
         return Bounds(-limit, limit, tuple((limit == 0).nonzero()[:, 0].tolist()))
+
+    def camera(self) -> Tensor:
+        """The camera's pose (6) in the base. Raises ConfigError where the embodiment does not say it."""
+        if not self.embodiment.camera_pose:
+            raise ConfigError(
+                f"embodiment {self.embodiment.name}: give camera_pose: the world model reads where the camera stands"
+            )
+        return torch.tensor(self.embodiment.camera_pose)
 
     def _out(self, place: Tensor) -> Tensor:
         return place @ self._base.to(place).mT + self._origin.to(place)

@@ -35,7 +35,7 @@ def energy_landscape(
     world: WorldModel,
     frame: Tensor,
     goal: Tensor,
-    pose: Tensor,
+    proprio: Tensor,
     action: Tensor,
     *,
     extent: float,
@@ -47,7 +47,7 @@ def energy_landscape(
 
     Args:
         frame: (3, h, w) uint8, where the robot is. goal: (3, h, w) uint8, one or more steps later.
-        pose: (7) its measured state at `frame`. action: (7) the action taken there, to be marked.
+        proprio: (S) its measured state at `frame`. action: (7) the action taken there, to be marked.
         extent: the grid covers ±extent metres on each axis.
         axes: the two of the grid, as numbers of x, y, z.
         points: of each of them. depth_points: of the third, over which the energy is averaged.
@@ -58,7 +58,7 @@ def energy_landscape(
     grid = torch.stack(torch.meshgrid(axis, axis, depth, indexing="ij"), dim=-1).reshape(-1, 3)
     candidates = torch.zeros(1, len(grid), 1, len(action))
     candidates[..., [first, second, 3 - first - second]] = grid[None, :, None]
-    state, energy_of = facing(world, encode_frames(encoder, torch.stack([frame, goal])[None]), pose[None])
+    state, energy_of = facing(world, encode_frames(encoder, torch.stack([frame, goal])[None]), proprio[None])
     energy = score(world, state, candidates, energy_of)
     energy = energy.reshape(points, points, depth_points).mean(dim=-1)
     i, k = divmod(int(energy.argmin()), points)
@@ -71,11 +71,11 @@ def energy_landscape(
     )
 
 
-def facing(world: WorldModel, tokens: Tensor, pose: Tensor) -> tuple[State, Goal]:
-    """The state at the first and the goal of the second of two encoded frames (B, 2, N, D), with pose (B, 7)."""
-    proprio = pose[:, None]
-    features = world.features(world.observe(None, tokens[:, 1:], proprio))
-    return world.observe(None, tokens[:, :1], proprio), LastStepL1(features)
+def facing(world: WorldModel, tokens: Tensor, proprio: Tensor) -> tuple[State, Goal]:
+    """The state at the first and the goal of the second of two encoded frames (B, 2, N, D), with states (B, S)."""
+    states = proprio[:, None]
+    features = world.features(world.observe(None, tokens[:, 1:], states))
+    return world.observe(None, tokens[:, :1], states), LastStepL1(features)
 
 
 @torch.no_grad()

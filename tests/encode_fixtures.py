@@ -1,4 +1,7 @@
-"""Shards of robot episodes of chosen lengths and rate: small noisy videos, poses that turn, and other commands."""
+"""Shards of robot episodes of chosen lengths and rate: small noisy videos, poses that turn, and other commands.
+
+With `extrinsics` each episode has a camera that stands elsewhere.
+"""
 
 import json
 from pathlib import Path
@@ -10,13 +13,20 @@ from jepa.data.pack import pack
 from jepa.pose import UNITS
 
 
-def write_shards(folder: Path, lengths: list[int], fps: int = 15, units: tuple[str, ...] = UNITS) -> Path:
+def write_shards(
+    folder: Path, lengths: list[int], fps: int = 15, units: tuple[str, ...] = UNITS, extrinsics: bool = False
+) -> Path:
     """Pack one episode of each length below `folder`; returns the shards."""
     rng = np.random.default_rng(0)
     raw = folder / "raw"
     raw.mkdir()
     promise = {"format": "jepa-episodes-1", "fps": fps, "action_dim": 7, "state_dim": len(units)}
-    promise |= {"action_units": UNITS, "state_units": units, "labels": {}, "extra": {}}
+    promise |= {
+        "action_units": UNITS,
+        "state_units": units,
+        "labels": {},
+        "extra": {"extrinsics": UNITS[:6]} if extrinsics else {},
+    }
     (raw / "dataset.json").write_text(json.dumps(promise))
     for i, frames in enumerate(lengths):
         with av.open(str(raw / f"episode_{i:06d}.mp4"), "w") as file:
@@ -29,6 +39,7 @@ def write_shards(folder: Path, lengths: list[int], fps: int = 15, units: tuple[s
             file.mux(stream.encode(None))
         states = rng.uniform(0.1, 0.9, (frames, len(units))).astype(np.float32)
         actions = rng.uniform(-1, 1, (frames - 1, 7)).astype(np.float32)
-        np.savez(raw / f"episode_{i:06d}.npz", states=states, actions=actions)
+        camera = {"extrinsics": np.tile(rng.uniform(-1, 1, 6).astype(np.float32), (frames, 1))} if extrinsics else {}
+        np.savez(raw / f"episode_{i:06d}.npz", states=states, actions=actions, **camera)
     pack("collected", raw, folder / "shards")
     return folder / "shards"

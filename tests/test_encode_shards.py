@@ -19,6 +19,7 @@ from jepa.encoded import read_episodes
 from jepa.models.encoder import encode_frames
 from jepa.models.pixel_encoder import PixelEncoder, PixelEncoderConfig
 from jepa.pose import UNITS, integrate
+from jepa.runs import Reading
 
 write_shards = runpy.run_path(str(Path(__file__).with_name("encode_fixtures.py")))["write_shards"]
 LENGTHS = [9, 2, 14, 6, 5, 1, 11]
@@ -34,7 +35,9 @@ def manifest(tmp_path_factory):
 def encode(manifest, tmp_path, monkeypatch):
     """Encodes into files of about ten frames; the split is `train` of the run `tmp_path`."""
     monkeypatch.setattr(encoding, "PART", 10)
-    return lambda fps=0.0: encode_shards(ENCODER, manifest, fps, tmp_path / "features" / "train", Accelerator(cpu=True))
+    return lambda fps=0.0: encode_shards(
+        ENCODER, manifest, Reading(fps), tmp_path / "features" / "train", Accelerator(cpu=True)
+    )
 
 
 def test_files_hold_every_frame_of_every_episode(encode, manifest, tmp_path):
@@ -80,7 +83,7 @@ def test_what_was_encoded_before_a_kill_stays(encode, tmp_path, monkeypatch):
 
 
 def test_at_a_lower_rate_actions_are_the_changes_of_pose(manifest):
-    for i, seen in enumerate(trajectories(manifest, 16, 4.0)):
+    for i, seen in enumerate(trajectories(manifest, 16, Reading(4.0))):
         frames, actions, states = seen.frames, seen.actions, seen.states
         (every,) = episodes(manifest, 16, [i])
         assert torch.equal(frames, every.frames[::4])  # 15 frames a second, at most 4: every fourth
@@ -90,13 +93,31 @@ def test_at_a_lower_rate_actions_are_the_changes_of_pose(manifest):
     assert i == len(LENGTHS) - 1
 
 
+def test_where_the_camera_stands_follows_the_state(manifest, tmp_path):
+    (tmp_path / "seen").mkdir()
+    seen = Manifest.load(write_shards(tmp_path / "seen", [9, 6], extrinsics=True))
+    folder, reading = tmp_path / "features", Reading(4.0, extrinsics=True)
+    data = encode_shards(ENCODER, seen, reading, folder, Accelerator(cpu=True))
+    assert data.widths == (7, 13) and data.lengths.tolist() == [3, 2]
+    cameras = []
+    for i, own in enumerate(trajectories(seen, 16, reading)):
+        (every,) = episodes(seen, 16, [i])
+        assert np.array_equal(own.camera, every.arrays["extrinsics"][::4])
+        assert torch.equal(data.window(i, 0, len(own.frames)).states[0], torch.cat((own.states, own.camera), 1))
+        cameras.append(own.camera[0])
+    assert not torch.equal(*cameras)
+    assert encode_shards(ENCODER, seen, Reading(4.0), folder, Accelerator(cpu=True)).widths == (7, 7)
+    with pytest.raises(ConfigError, match=r"no array extrinsics of 6 numbers, as `jepa pack droid` writes; or train w"):
+        next(trajectories(manifest, 16, reading))
+
+
 def test_actions_of_what_is_no_pose_cannot_be_made_anew(tmp_path):
     for name, units in (("joints", ("rad",) * 7), ("wide", ("m",) * 3 + ("rad",) * 5)):
         (tmp_path / name).mkdir()
         manifest = Manifest.load(write_shards(tmp_path / name, [3], units=units))
         with pytest.raises(ConfigError, match=rf"fps=4 needs states that are 7-D poses.*states have {len(units)} and"):
-            next(trajectories(manifest, 16, 4.0))
-        assert len(next(trajectories(manifest, 16, 0.0)).actions) == 2
+            next(trajectories(manifest, 16, Reading(4.0)))
+        assert len(next(trajectories(manifest, 16, Reading())).actions) == 2
     assert UNITS[-1] == "closedness"
 
 

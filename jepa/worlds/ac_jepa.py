@@ -37,6 +37,11 @@ class Config:
         if self.rollout < 1:
             raise ConfigError(f"world.rollout {self.rollout}: must be at least 1; 1 is teacher forcing alone, twice")
 
+    @property
+    def extrinsics(self) -> bool:
+        """Whether the camera's pose stands behind the robot's: see `WorldModel`."""
+        return self.predictor.extrinsics
+
 
 class ACJepa(WorldModel):
     """State: tokens (B, 1, N, D) of the newest frame, in the world's scale, and the predictor's cache of those before.
@@ -50,7 +55,7 @@ class ACJepa(WorldModel):
 
     def __init__(self, config: Config, spec: WorldSpec, generator: torch.Generator) -> None:
         super().__init__()
-        self.config = config
+        self.config, self.extrinsics = config, config.extrinsics
         self.predictor = ACPredictor(config.predictor, spec.embed_dim, spec.action_dim, POSE_DIM, spec.grid, generator)
         self._plain_scales(spec)
 

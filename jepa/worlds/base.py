@@ -69,7 +69,13 @@ Goal = Callable[[Future], Tensor]
 
 
 class WorldModel(nn.Module):
-    """p(next state | state, action) on encoded frames; the caller owns the encoder."""
+    """p(next state | state, action) on encoded frames; the caller owns the encoder.
+
+    extrinsics: whether in the states that it reads the camera's pose (6) stands behind the robot's. Such a world's
+    Config says so too, under the same name, for its training comes before it.
+    """
+
+    extrinsics: bool = False
 
     def observe(
         self,

@@ -16,6 +16,7 @@ from jepa.models.encoder import Encoder, encode_frames
 from jepa.planning.embodiment import Adapter, Embodiment
 from jepa.planning.landscape import Landscape, energy_landscape, facing, lowest
 from jepa.pose import delta
+from jepa.runs import Reading
 from jepa.worlds.base import WorldModel, score
 
 FEWEST = 5  # episodes: an interval over fewer says nothing
@@ -28,13 +29,22 @@ PLANES = ((0, 1), (0, 2))
 
 @dataclass(frozen=True)
 class Transitions:
-    """frames (n, 2, 3, h, w) uint8, before and after; tokens (n, 2, N, D); pose, change (n, 7); episode (n)."""
+    """frames (n, 2, 3, h, w) uint8, before and after; tokens (n, 2, N, D); pose, change (n, 7); episode (n).
+
+    camera: (n, 6) its pose, for a world that reads it; (n, 0) else.
+    """
 
     frames: Tensor
     tokens: Tensor
     pose: Tensor
+    camera: Tensor
     change: Tensor
     episode: np.ndarray
+
+    @property
+    def proprio(self) -> Tensor:
+        """What the world reads beside the pictures (n, 7 or 13)."""
+        return torch.cat((self.pose, self.camera), dim=1)
 
     @property
     def firsts(self) -> np.ndarray:
@@ -52,14 +62,14 @@ def search_range(world: WorldModel, adapter: Adapter) -> Tensor:
 
 @torch.no_grad()
 def transitions(
-    manifest: Manifest, encoder: Encoder, fps: float, adapter: Adapter, reach: Tensor, count: int, each: int
+    manifest: Manifest, encoder: Encoder, reading: Reading, adapter: Adapter, reach: Tensor, count: int, each: int
 ) -> Transitions:
-    """The `each` largest actions, in units of `reach`, of each of the first `count` samples, `fps` frames a second.
+    """The `each` largest actions, in units of `reach`, of each of the first `count` samples, read as in training.
 
-    With `fps` frames are left out, and the changes of pose between the others stand in for actions.
+    With `reading.fps` frames are left out, and the changes of pose between the others stand in for actions.
 
     Raises:
-        ConfigError: no actions or states, of another width than the adapter's, or too few episodes.
+        ConfigError: no actions, states or extrinsics, of another width than the adapter's, or too few episodes.
     """
     parts: list[tuple[Tensor, ...]] = []
     ids: list[int] = []
@@ -67,17 +77,17 @@ def transitions(
     scale = torch.where(reach > 0, reach, torch.inf)
     with progress_bar() as bar:
         task = bar.add_task("check: encode", total=min(count, len(manifest)), figures="")
-        for seen in islice(trajectories(manifest, encoder.config.size, fps), count):
+        for seen in islice(trajectories(manifest, encoder.config.size, reading), count):
             bar.advance(task)
             if not len(seen.actions):
                 continue
             actions, states = seen.actions.double(), seen.states.double()
             poses = adapter.pose(states)
-            between = delta(poses[:-1], poses[1:]) if fps > 0 else adapter.change(actions, states[:-1])
+            between = delta(poses[:-1], poses[1:]) if reading.fps > 0 else adapter.change(actions, states[:-1])
             change = between.float()
             at = (change / scale).norm(dim=-1).topk(min(each, len(change))).indices
             frames = seen.frames[torch.stack([at, at + 1], 1)]  # (n, 2, 3, h, w)
-            parts.append((frames, encode_frames(encoder, frames), poses[at].float(), change[at]))
+            parts.append((frames, encode_frames(encoder, frames), poses[at].float(), seen.camera[at], change[at]))
             ids += [views.setdefault(actions.numpy().tobytes() + states.numpy().tobytes(), seen.id)] * len(at)
     if len(views) < FEWEST:
         raise ConfigError(f"{manifest.location}: {len(views)} episodes; the check needs at least {FEWEST}")
@@ -91,7 +101,7 @@ def search(world: WorldModel, data: Transitions, reach: Tensor, sweeps: int = 2)
     with progress_bar() as bar:
         task = bar.add_task("check: search", total=len(data.pose), figures="")
         for part in torch.arange(len(data.pose)).split(CHUNK):
-            found.append(lowest(world, *facing(world, data.tokens[part], data.pose[part]), reach, sweeps=sweeps))
+            found.append(lowest(world, *facing(world, data.tokens[part], data.proprio[part]), reach, sweeps=sweeps))
             bar.advance(task, len(part))
     return torch.cat([action for action, _ in found]), torch.cat([energy for _, energy in found])
 
@@ -108,7 +118,7 @@ def probes(world: WorldModel, data: Transitions, reach: Tensor) -> tuple[Tensor,
     steps = torch.diag(reach / 3)
     fell, logged = [], []
     for part in torch.arange(len(data.pose)).split(CHUNK):
-        state, goal = facing(world, data.tokens[part], data.pose[part])
+        state, goal = facing(world, data.tokens[part], data.proprio[part])
         tried = torch.cat([-steps, steps]).expand(len(part), -1, -1)
         energy = score(world, state, torch.cat([tried, data.change[part, None]], 1)[:, :, None], goal)  # (b, 15)
         fell.append(energy[:, :7] - energy[:, 7:14])
@@ -124,11 +134,11 @@ def camera_shifts(encoder: Encoder, world: WorldModel, data: Transitions, reach:
     are shifted right and down; only x, y, z are searched, for one transition of each of some episodes.
     """
     one = torch.from_numpy(data.firsts[:SHIFTED])
-    frames, pose, side = data.frames[one], data.pose[one], data.frames.shape[-1]
+    frames, proprio, side = data.frames[one], data.proprio[one], data.frames.shape[-1]
     moves = reach * torch.tensor([1.0] * 3 + [0.0] * 4)
 
     def found(seen: Tensor) -> Tensor:
-        return lowest(world, *facing(world, encode_frames(encoder, seen), pose), moves, sweeps=1)[0]
+        return lowest(world, *facing(world, encode_frames(encoder, seen), proprio), moves, sweeps=1)[0]
 
     before, rows = found(frames), []
     for pixels in dict.fromkeys(max(1, side // share) for share in SHIFTS):
@@ -158,6 +168,6 @@ def landscapes(
     found: dict[str, list[Landscape]] = {}
     for plane in PLANES:
         name = "Δ" + ", Δ".join("xyz"[axis] for axis in plane)
-        parts = [(data.frames[i, 0], data.frames[i, 1], data.pose[i], data.change[i]) for i in which.tolist()]
+        parts = [(data.frames[i, 0], data.frames[i, 1], data.proprio[i], data.change[i]) for i in which.tolist()]
         found[name] = [energy_landscape(encoder, world, *part, axes=plane, **grid) for part in parts]
     return found

@@ -29,7 +29,7 @@ from jepa.planning.check.measure import (
 )
 from jepa.planning.check.verdict import AXES, RIGHT, UNKNOWN, UNSURE, Verdict, summary, verdicts
 from jepa.planning.embodiment import Adapter, load
-from jepa.runs import load_world, trained_fps, trained_on
+from jepa.runs import load_world, reading, trained_on
 from jepa.worlds.base import WorldModel
 
 PICTURES = 3  # transitions whose landscapes are drawn
@@ -63,8 +63,8 @@ def run(
     adapter, manifest = load(embodiment), Manifest.load(shards)
     encoder, world = load_world(world_run)
     reach = search_range(world, adapter)
-    fps = trained_fps(world_run)
-    data = transitions(manifest, encoder, fps, adapter, reach, count, each)  # type: ignore[arg-type]
+    read = reading(world_run)
+    data = transitions(manifest, encoder, read, adapter, reach, count, each)  # type: ignore[arg-type]
     found, energy = search(world, data, reach)
     fell, energy_logged = probes(world, data, reach)
     logged, lowest = data.change.double().numpy(), found.double().numpy()
@@ -77,7 +77,7 @@ def run(
         "world": str(world_run),
         "shards": str(shards),
         "embodiment": asdict(adapter.embodiment),
-        "notes": _notes(manifest, fps, adapter, trained_on(world_run, manifest)),
+        "notes": _notes(manifest, read.fps, adapter, trained_on(world_run, manifest)),
         "episodes": len(data.firsts),
         "transitions": len(data.pose),
         "searched": dict(zip(AXES, reach.tolist(), strict=True)),

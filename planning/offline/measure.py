@@ -15,6 +15,7 @@ from jepa.encode import trajectories
 from jepa.logs import progress_bar
 from jepa.models.encoder import Encoder, encode_frames
 from jepa.planning.check.fit import interval, weights
+from jepa.runs import Reading
 
 FEWEST = 5  # episodes: an interval over fewer says nothing
 KINDS: dict[str, Callable[[Tensor], Tensor]] = {  # what is compared of actions (n, k, A)
@@ -43,11 +44,11 @@ class Starts:
 
 
 @torch.no_grad()
-def starts(manifest: Manifest, encoder: Encoder, fps: float, furthest: int, every: int, count: int) -> Starts:
-    """Every `every`-th frame with `furthest` others after it, of the first `count` samples, `fps` frames a second.
+def starts(manifest: Manifest, encoder: Encoder, reading: Reading, furthest: int, every: int, count: int) -> Starts:
+    """Every `every`-th frame with `furthest` others after it, of the first `count` samples, read as in training.
 
     Raises:
-        ConfigError: no actions, none at this rate, or too few episodes that are long enough.
+        ConfigError: no actions, none at this rate, no extrinsics, or too few episodes that are long enough.
     """
     parts: list[tuple[Tensor, ...]] = []
     ids: list[int] = []
@@ -55,7 +56,7 @@ def starts(manifest: Manifest, encoder: Encoder, fps: float, furthest: int, ever
     frames = 0
     with progress_bar() as bar:
         task = bar.add_task("offline: encode", total=min(count, len(manifest)), figures="")
-        for seen in islice(trajectories(manifest, encoder.config.size, fps), count):
+        for seen in islice(trajectories(manifest, encoder.config.size, reading), count):
             actions, states = seen.actions, seen.states
             bar.advance(task)
             if len(actions) < furthest:
@@ -63,7 +64,7 @@ def starts(manifest: Manifest, encoder: Encoder, fps: float, furthest: int, ever
             first = torch.arange(0, len(actions) - furthest + 1, every)
             logged = actions[first[:, None] + torch.arange(furthest)]  # (n, K, A)
             tokens = torch.cat([encode_frames(encoder, part[None])[0].half() for part in seen.frames.split(64)])
-            parts.append((tokens, states, frames + first, logged))
+            parts.append((tokens, seen.proprio, frames + first, logged))
             ids += [views.setdefault(actions.numpy().tobytes() + states.numpy().tobytes(), seen.id)] * len(first)
             frames += len(tokens)
     if len(views) < FEWEST:

@@ -18,6 +18,7 @@ from jepa.data.index import Manifest
 from jepa.encode import rate
 from jepa.encoded import read_episodes
 from jepa.logs import console
+from jepa.models.ac_predictor import EXTRINSICS_DIM
 from jepa.planning.landscape import facing
 from jepa.planning.offline import page as offline_page
 from jepa.planning.offline.measure import Starts, starts, summarise
@@ -40,19 +41,19 @@ def run(config: OfflineConfig, command: str = "") -> dict[str, Any]:
         ConfigError: the world was trained on these shards, their actions have another width, or episodes are too few.
         CheckpointError, DataError: a run or the shards cannot be read.
     """
-    manifest, trained, fps = Manifest.load(config.shards), trained_actions(config.world), runs.trained_fps(config.world)
+    manifest, trained, reading = Manifest.load(config.shards), trained_actions(config.world), runs.reading(config.world)
     opened = {"ours": runs.load_world(config.world)}
-    _check(config, manifest)
+    _check(config, manifest, reading)
     if config.control:
         runs.check_weights(config.control, "random", f"{LABELS['control']}, control={config.control}")
-        if (other := runs.trained_fps(config.control)) != fps:
-            raise ConfigError(f"control={config.control} was trained at fps={other:g}, {config.world} at {fps:g}")
+        if (other := runs.reading(config.control)) != reading:
+            raise ConfigError(f"control={config.control} was trained on {other}, {config.world} on {reading}")
         opened["control"] = runs.load_world(config.control)
-    cut = (fps, max(config.goals), config.every, config.episodes)
+    cut = (reading, max(config.goals), config.every, config.episodes)
     data = {row: starts(manifest, encoder, *cut) for row, (encoder, _) in opened.items()}  # type: ignore[arg-type]
     limit = torch.from_numpy(np.quantile(trained.abs().numpy(), REACH, axis=0)).float()
     out = Path(config.out or Path(config.world) / "offline")
-    todo = jobs(config, manifest, opened, fps, limit, out)  # type: ignore[arg-type]
+    todo = jobs(config, manifest, opened, reading.fps, limit, out)  # type: ignore[arg-type]
     net = out / "inverse.safetensors"
     if any(job.row == "inverse" and job.result() is None for job in todo):
         train_inverse(config, data["ours"], opened["ours"][1], net)
@@ -62,7 +63,7 @@ def run(config: OfflineConfig, command: str = "") -> dict[str, Any]:
             work(job, config, opened[source][1], data[source], Bounds(-limit, limit), net)
     records: list[Any] = [job.result() for job in todo]
     mean, world = trained.mean(0), opened["ours"][1]
-    units = UNITS if fps else manifest.spec.action_units  # at fps they are changes of pose
+    units = UNITS if reading.fps else manifest.spec.action_units  # at fps they are changes of pose
     goals = [
         _compare(horizon, [r for r in records if r["horizon"] == horizon], data["ours"], mean, world, units, config)
         for horizon in config.goals
@@ -70,7 +71,7 @@ def run(config: OfflineConfig, command: str = "") -> dict[str, Any]:
     result = {
         "command": command,
         "config": to_dict(config),
-        "fps": rate(manifest, fps),
+        "fps": rate(manifest, reading.fps),
         "units": list(units),
         "episodes": len(np.unique(data["ours"].episode)),
         "starts": len(data["ours"].episode),
@@ -89,8 +90,9 @@ def trained_actions(run: str | Path) -> Tensor:
     return torch.cat([part["actions"] for part in read_episodes(run, "train").parts])
 
 
-def _check(config: OfflineConfig, manifest: Manifest) -> None:
+def _check(config: OfflineConfig, manifest: Manifest, reading: runs.Reading) -> None:
     spec, (actions, states) = manifest.spec, read_episodes(config.world, "train").widths
+    states -= EXTRINSICS_DIM * reading.extrinsics
     for what, there, wanted in (("actions", spec.action_dim, actions), ("states", spec.state_dim, states)):
         if there != wanted:
             raise ConfigError(f"{config.shards}: {what} of {there} numbers; the world has {wanted}")

@@ -74,7 +74,7 @@ def checked(monkeypatch, tmp_path):
             recorded += [Episode(written(states), arrays, cameras * number + c) for c in range(cameras)]
         monkeypatch.setattr(check.Manifest, "load", lambda path: Shards())
         monkeypatch.setattr(check, "load_world", lambda run: (_encoder(), world or Truth()))
-        (tmp_path / "config.json").write_text(json.dumps(told))
+        (tmp_path / "config.json").write_text(json.dumps({"out": "toy", **told}))
         monkeypatch.setattr(encode, "episodes", lambda manifest, size, ids, fps: (slower(e, fps) for e in recorded))
         for module in (check_measure, landscape):
             monkeypatch.setattr(module, "encode_frames", read)

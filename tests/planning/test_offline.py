@@ -79,9 +79,9 @@ def toy(monkeypatch, tmp_path, tiny):
     tensors["lengths"] = torch.full((EPISODES,), STEPS + 1)
     runs.write_cache(tmp_path / "features" / "train" / "00000-of-00001.safetensors", "key", tensors)
     (tmp_path / "data.json").write_text(json.dumps({"train": "trained on"}))
-    (tmp_path / "config.json").write_text(json.dumps({"shards": "train", "fps": 0.0}))
+    (tmp_path / "config.json").write_text(json.dumps({"out": "toy", "shards": "train", "fps": 0.0}))
     (tmp_path / "deaf").mkdir()
-    (tmp_path / "deaf" / "config.json").write_text(json.dumps({"weights": "random"}))
+    (tmp_path / "deaf" / "config.json").write_text(json.dumps({"out": "toy", "weights": "random"}))
 
     def run(*settings: str, page: bool = False):
         if not page:
@@ -195,7 +195,7 @@ def test_starts_leave_room_for_the_furthest_goal(monkeypatch):
     monkeypatch.setattr(encode, "episodes", lambda manifest, size, ids, fps: asked.append(fps) or iter(recorded))
     monkeypatch.setattr(offline_measure, "encode_frames", lambda encoder, frames: frames)
     encoder = SimpleNamespace(config=SimpleNamespace(size=8))
-    data = starts(Shards(), encoder, 0.0, furthest=3, every=3, count=6)
+    data = starts(Shards(), encoder, runs.Reading(), furthest=3, every=3, count=6)
     assert asked == [0.0]
     assert data.episode.tolist() == [i for i in (0, 1, 3, 4, 5) for _ in range(3)]  # the short one is left out
     tokens, states = data.pair(slice(3, 6), 2)
@@ -203,11 +203,11 @@ def test_starts_leave_room_for_the_furthest_goal(monkeypatch):
     assert data.actions[1].tolist() == [[6, 7], [8, 9], [10, 11]]
     recorded[4] = Episode(recorded[4].frames, arrays(3), 4)  # episode 3 by another camera
     monkeypatch.setattr(offline_measure, "FEWEST", 4)
-    data = starts(Shards(), encoder, 0.0, furthest=3, every=3, count=6)
+    data = starts(Shards(), encoder, runs.Reading(), furthest=3, every=3, count=6)
     assert data.episode.tolist() == [i for i in (0, 1, 3, 3, 5) for _ in range(3)]
     monkeypatch.setattr(offline_measure, "FEWEST", 5)
     with pytest.raises(ConfigError, match="toy: 4 episodes of more than 3 frames"):
-        starts(Shards(), encoder, 0.0, furthest=3, every=3, count=6)
+        starts(Shards(), encoder, runs.Reading(), furthest=3, every=3, count=6)
 
 
 def test_the_rate_is_the_worlds(toy, tmp_path, monkeypatch):
@@ -216,13 +216,14 @@ def test_the_rate_is_the_worlds(toy, tmp_path, monkeypatch):
     recorded = [Episode(p[::3, None], {"states": np.pad(p[::3], ((0, 0), (0, 4)))}, i) for i, p in enumerate(places)]
     monkeypatch.setattr(encode, "episodes", lambda manifest, size, ids, fps: iter(recorded if fps == 1 else []))
     monkeypatch.setattr(Shards, "spec", Spec(fps=3.0, action_dim=7, state_dim=7, state_units=pose.UNITS))
-    data = starts(Shards(), SimpleNamespace(config=SimpleNamespace(size=8)), 1.0, furthest=2, every=1, count=EPISODES)
+    encoder = SimpleNamespace(config=SimpleNamespace(size=8))
+    data = starts(Shards(), encoder, runs.Reading(1.0), furthest=2, every=1, count=EPISODES)
     assert data.actions.shape == (2 * EPISODES, 2, 7)
     torch.testing.assert_close(data.actions[0, 0, :2], actions[0, :3, :2].sum(0))
-    (tmp_path / "config.json").write_text(json.dumps({"shards": "train", "fps": 1.0}))
-    (tmp_path / "deaf" / "config.json").write_text(json.dumps({"weights": "random", "fps": 2.0}))
-    monkeypatch.setattr(offline, "_check", lambda config, manifest: None)
-    with pytest.raises(ConfigError, match=r"control=.*deaf was trained at fps=2, .* at 1"):
+    (tmp_path / "config.json").write_text(json.dumps({"out": "toy", "shards": "train", "fps": 1.0}))
+    (tmp_path / "deaf" / "config.json").write_text(json.dumps({"out": "toy", "weights": "random", "fps": 2.0}))
+    monkeypatch.setattr(offline, "_check", lambda *given: None)
+    with pytest.raises(ConfigError, match=r"control=.*deaf was trained on Reading\(fps=2.0, .* on Reading\(fps=1.0"):
         toy(f"control={tmp_path / 'deaf'}")
 
 

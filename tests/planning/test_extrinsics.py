@@ -1,0 +1,74 @@
+"""A world that reads where the camera stands: from the shards to training, check, offline planning and the robot."""
+
+import dataclasses
+import runpy
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from jepa import posttrain
+from jepa.cli import app
+from jepa.config import ConfigError, load_config
+from jepa.data.index import Manifest
+from jepa.data.loader import episodes
+from jepa.planning.agent import Agent, eyes
+from jepa.planning.embodiment import Adapter, Embodiment
+from jepa.planning.planners import cem
+from jepa.runs import Reading, load_world, reading
+
+write_shards = runpy.run_path(str(Path(__file__).parents[1] / "encode_fixtures.py"))["write_shards"]
+LIMIT = (0.1,) * 7
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """(run, train, heldout): a world with extrinsics of two steps, and its shards."""
+    folder = tmp_path_factory.mktemp("extrinsics")
+    for split in ("train", "heldout"):
+        (folder / split).mkdir()
+    shards = [write_shards(folder / "train", [24] * 6, extrinsics=True)]
+    shards.append(write_shards(folder / "heldout", [21] * 5, extrinsics=True))
+    given = [f"out={folder / 'world'}", "encoder=debug", "weights=pixels", f"shards={shards[0]}", "fps=4", "frames=3"]
+    given += [f"heldout={shards[1]}", "world.predictor.extrinsics=true", "world.predictor.width=24", "loop.steps=2"]
+    given += ["world.predictor.depth=1", "world.predictor.heads=2"]
+    posttrain.run(load_config(posttrain.PosttrainConfig, "posttrain", "debug", given))
+    return folder / "world", *shards
+
+
+def test_it_is_trained_on_where_the_camera_stands(trained):
+    run, train, _ = trained
+    _, world = load_world(run)
+    assert reading(run) == Reading(4.0, extrinsics=True) and world.extrinsics
+    stood = torch.from_numpy(np.stack([e.arrays["extrinsics"][0] for e in episodes(Manifest.load(train), 16)]))
+    torch.testing.assert_close(world.state_mean[7:], stood.mean(0), atol=1e-5, rtol=0)  # as long, all of them
+
+
+def test_check_and_offline_read_it_too(trained):
+    run, _, heldout = trained
+    verb = CliRunner().invoke(app, ["plan", "check", str(run), str(heldout), "--each", "1"])
+    assert verb.exit_code == 2 and "actions: at fps=4 changes of pose" in " ".join(verb.output.split())
+    few = ["goals=[1]", "planner.samples=4", "planner.elites=2", "planner.iterations=1", "inverse_steps=2"]
+    verb = CliRunner().invoke(app, ["plan", "offline", str(run), str(heldout), *few], catch_exceptions=False)
+    assert verb.exit_code == 0, verb.output
+
+
+def test_an_agent_is_told_by_the_embodiment(trained):
+    encoder, world = load_world(trained[0])
+    size, embodiment = encoder.config.size, Embodiment("mine", action_limit=LIMIT)
+
+    def act(*camera: float) -> tuple[np.ndarray, torch.Tensor]:
+        adapter = Adapter(dataclasses.replace(embodiment, camera_pose=camera))
+        planner = cem.build(cem.Config(samples=8, elites=2, iterations=2, horizon=1))
+        agent = Agent(world, eyes(encoder), planner, adapter.bounds(), adapter=adapter)
+        rng = np.random.default_rng(0)
+        agent.aim_at(rng.integers(0, 256, (size, size, 3), np.uint8))
+        return agent.act(rng.integers(0, 256, (size, size, 3), np.uint8), np.full(7, 0.2)), agent._state["pose"]
+
+    with pytest.raises(ConfigError, match="embodiment mine: give camera_pose: the world model reads where"):
+        act()
+    here, state = act(0.5, -0.2, 0.9, -2.1, 0.1, 0.7)
+    assert state[0, 0].tolist() == pytest.approx([*[0.2] * 7, 0.5, -0.2, 0.9, -2.1, 0.1, 0.7])
+    assert not np.array_equal(here, act(-0.5, 0.2, 0.1, 2.1, 0.4, -0.7)[0])
