@@ -10,14 +10,9 @@ from typing import Any
 
 import numpy as np
 
+from jepa.planning.gym_env import GymEnv
 from jepa.planning.offscreen import SimulatorError, import_mujoco, open_renderer
 from jepa.planning.skills import SKILLS, behave
-
-try:  # an optional extra, as in the tabletop
-    import gymnasium
-    from gymnasium import Env
-except ImportError:
-    gymnasium, Env = None, object  # type: ignore[assignment,misc]
 
 MAX_STEP = 0.06  # m per axis and control step
 POSE_LOW = np.array([-0.14, -0.14, 0.02, 0.0, 0.0, 0.0, 0.0])  # of the point between the fingertips, and closedness
@@ -48,8 +43,8 @@ class Scene:
     yaw: float = 0.0
 
 
-class ArmEnv(Env):
-    """Observation {"image": (size, size, 3) uint8, "state": (7) float32}; action (7) float32; reward always 0.
+class ArmEnv(GymEnv):
+    """See `GymEnv`; states and actions are of 7 numbers. A scene has objects and the hand at random places.
 
     An environment of this kind opens its scene, and says where the hand is (`_hand`) and how it is led (`_lead`).
     """
@@ -57,24 +52,17 @@ class ArmEnv(Env):
     metadata = {"render_modes": ["rgb_array"], "render_fps": 4}  # noqa: RUF012 (gymnasium's own convention)
     skills = SKILLS
     action_units = state_units = ("m", "m", "m", "rad", "rad", "rad", "closedness")
-    name: str
 
     def __init__(self, scene: Scene, size: int, render_mode: str | None) -> None:
-        if size < 8:
-            raise SimulatorError(f"{self.name}: size ≥ 8, got {size}")
+        action_limit = np.array([MAX_STEP] * 3 + [0.0, 0.0, scene.max_turn, 1.0])
+        super().__init__(size, render_mode, action_limit, (np.full(7, -4.0), np.full(7, 4.0)))
         self._mujoco, self._scene, self._model, self._data = import_mujoco(), scene, scene.model, scene.data
         self._model.vis.quality.shadowsize = self._model.vis.quality.offsamples = 0  # they would cost most of the time
-        self.size, self.render_mode, self.num_objects = size, render_mode, len(scene.objects)
+        self.num_objects = len(scene.objects)
         self.fps = 1 / (CHUNKS * scene.substeps * self._model.opt.timestep)
-        self.action_limit = np.array([MAX_STEP] * 3 + [0.0, 0.0, scene.max_turn, 1.0], np.float32)
         turn = np.array([0, 0, 0, 0, 0, scene.yaw, 0])
         self._low, self._high = POSE_LOW - turn, POSE_HIGH + turn
         self.workspace = np.stack([self._low[:3], self._high[:3]])
-        self.action_space = gymnasium.spaces.Box(-self.action_limit, self.action_limit, dtype=np.float32)
-        self.observation_space = gymnasium.spaces.Dict(
-            image=gymnasium.spaces.Box(0, 255, (size, size, 3), np.uint8),
-            state=gymnasium.spaces.Box(-4.0, 4.0, (7,), np.float32),
-        )
         self._objects = [int(self._model.joint(name).qposadr[0]) for name in scene.objects]
         cos, sin = ((1, 0), (0, 1), (-1, 0), (0, -1))[scene.quarters % 4]  # whole numbers, so that turning is exact
         self._turn = np.array([[cos, -sin, 0], [sin, cos, 0], [0, 0, 1]])
@@ -83,13 +71,9 @@ class ArmEnv(Env):
         self._renderers: dict[int, Any] = {}
         self._place_geoms()
 
-    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[dict, dict]:
-        """A new scene: objects and hand drawn from `seed`. There are no options."""
-        super().reset(seed=seed)
-        if options:
-            raise SimulatorError(f"{self.name}: reset takes no options, got {sorted(options)}")
+    def _new_scene(self, rng: np.random.Generator) -> None:
         self.set_state(self._start)
-        rng, spots, yaws = self.np_random, [], []
+        spots, yaws = [], []
         while len(spots) < self.num_objects:
             spot = rng.uniform(-OBJECT_REACH, OBJECT_REACH, 2)
             if all(np.linalg.norm(spot - other) > 0.1 for other in spots):
@@ -106,16 +90,6 @@ class ArmEnv(Env):
         for i, (spot, yaw) in enumerate(zip(spots, yaws, strict=True)):
             self._put(i, spot, yaw)
         self._servo(self._target)
-        return self._observe(), {}
-
-    def step(self, action: np.ndarray) -> tuple[dict, float, bool, bool, dict]:
-        """`advance`, then look: (observation, 0.0, False, False, {"action": what was commanded after clipping})."""
-        commanded = self.advance(action)
-        return self._observe(), 0.0, False, False, {"action": commanded}
-
-    def render(self) -> np.ndarray | None:
-        """The camera's view at the environment's own size, when `render_mode` is "rgb_array"."""
-        return self.render_at(self.size) if self.render_mode == "rgb_array" else None
 
     def close(self) -> None:
         """Free the OpenGL contexts. Allowed more than once."""
@@ -129,10 +103,7 @@ class ArmEnv(Env):
         Raises:
             SimulatorError: the action is not 7 finite numbers.
         """
-        action = np.asarray(action, np.float64)
-        if action.shape != (7,) or not np.isfinite(action).all():
-            raise SimulatorError(f"{self.name}: an action is 7 finite numbers, got {action.tolist()}")
-        start = self._target
+        action, start = self._checked(action), self._target
         self._target = np.clip(start + np.clip(action, -self.action_limit, self.action_limit), self._low, self._high)
         self._servo(start)
         commanded = self._target - start
@@ -198,9 +169,6 @@ class ArmEnv(Env):
 
     def _ours(self, point: np.ndarray) -> np.ndarray:
         return (point - self._scene.origin) @ self._turn
-
-    def _observe(self) -> dict[str, np.ndarray]:
-        return {"image": self.render_at(self.size), "state": self.ee_pose().astype(np.float32)}
 
     def _servo(self, start: np.ndarray) -> None:
         """Lead the hand from target `start` (7) to the current target over one control step."""

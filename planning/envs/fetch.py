@@ -9,12 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from jepa.planning.arm_env import ArmEnv, Scene
+from jepa.planning.gym_env import gymnasium
 from jepa.planning.offscreen import SimulatorError, import_mujoco
-
-try:  # an optional extra, as in the tabletop
-    import gymnasium
-except ImportError:
-    gymnasium = None  # type: ignore[assignment]
 
 FINGER_TRAVEL = 0.05  # m each finger slides from closed to open
 

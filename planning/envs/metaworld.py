@@ -10,12 +10,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from jepa.planning.arm_env import ArmEnv, Scene
+from jepa.planning.gym_env import gymnasium
 from jepa.planning.offscreen import SimulatorError, import_mujoco
-
-try:  # an optional extra, as in the tabletop
-    import gymnasium
-except ImportError:
-    gymnasium = None  # type: ignore[assignment]
 
 FINGER_TRAVEL = 0.03  # m each finger slides from open to closed
 TIP, PAD = 0.045, 0.015  # m from the fingers' ends up to the hand, and to the point between them that is led

@@ -9,12 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from jepa.planning.arm_env import ArmEnv, Scene
+from jepa.planning.gym_env import gymnasium
 from jepa.planning.offscreen import SimulatorError, import_mujoco
-
-try:  # an optional extra, as in the tabletop
-    import gymnasium
-except ImportError:
-    gymnasium = None  # type: ignore[assignment]
 
 CUBES = {1: "single", 2: "double"}
 ARM = 6  # joints

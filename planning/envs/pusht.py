@@ -7,18 +7,12 @@ where it is sent. The task is Florence et al.'s and Chi et al.'s (Diffusion Poli
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
+from jepa.planning.gym_env import GymEnv, gymnasium
 from jepa.planning.offscreen import SimulatorError
 from jepa.planning.skills import mixed
-
-try:  # an optional extra, as in the tabletop
-    import gymnasium
-    from gymnasium import Env
-except ImportError:
-    gymnasium, Env = None, object  # type: ignore[assignment,misc]
 
 ACTION_LIMIT = np.array([0.06, 0.06], np.float32)  # m
 LOW, HIGH = 0.025, 0.487  # m: where the pusher may be sent, clear of the walls
@@ -38,8 +32,8 @@ def build(config: Config) -> "PushTEnv":
     return PushTEnv(config.size)
 
 
-class PushTEnv(Env):
-    """Observation {"image": (size, size, 3) uint8, "state": (2) float32, the pusher's place}; reward always 0.
+class PushTEnv(GymEnv):
+    """See `GymEnv`; states are the pusher's place (2), actions its way (2). A scene has it and the T apart, at random.
 
     gym-pusht draws a goal; here the goal is an image, so none is drawn.
 
@@ -48,48 +42,28 @@ class PushTEnv(Env):
     """
 
     metadata = {"render_modes": ["rgb_array"], "render_fps": 2}  # noqa: RUF012 (gymnasium's own convention)
+    name = "pusht"
     fps, num_objects, skills = 2.0, 1, tuple(SHARES)
     action_units = state_units = ("m", "m")
 
     def __init__(self, size: int = 64, render_mode: str | None = "rgb_array") -> None:
-        if size < 8:
-            raise SimulatorError(f"pusht: size ≥ 8, got {size}")
         os.environ.setdefault("SDL_VIDEODRIVER", "dummy")  # pygame draws into memory
         os.environ.setdefault("PYGAME_HIDE_SUPPORT_PROMPT", "1")
         try:
             from gym_pusht.envs.pusht import PushTEnv as Game
         except ImportError as error:
             raise SimulatorError(f"gym-pusht is not installed ({error}): pip install 'openjepa[pusht]'") from error
+        super().__init__(size, render_mode, ACTION_LIMIT, (np.zeros(2), np.full(2, 0.512)))
         self._game = Game()
-        self.size, self.render_mode = size, render_mode
-        self.action_limit, self.workspace = ACTION_LIMIT.copy(), np.array([[LOW, LOW], [HIGH, HIGH]])
-        self.action_space = gymnasium.spaces.Box(-ACTION_LIMIT, ACTION_LIMIT, dtype=np.float32)
-        self.observation_space = gymnasium.spaces.Dict(
-            image=gymnasium.spaces.Box(0, 255, (size, size, 3), np.uint8),
-            state=gymnasium.spaces.Box(0.0, 0.512, (2,), np.float32),
-        )
+        self.workspace = np.array([[LOW, LOW], [HIGH, HIGH]])
         self._state = np.zeros(12)  # pusher xy, its velocity, T xy, velocity, angle, angular velocity, target xy; px
 
-    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[dict, dict]:
-        """A new scene: pusher and T drawn from `seed`, apart from each other. There are no options."""
-        super().reset(seed=seed)
-        if options:
-            raise SimulatorError(f"pusht: reset takes no options, got {sorted(options)}")
-        block, angle = self.np_random.uniform(140, 372, 2), self.np_random.uniform(-np.pi, np.pi)
-        pusher = self.np_random.uniform(40, 472, 2)
+    def _new_scene(self, rng: np.random.Generator) -> None:
+        block, angle = rng.uniform(140, 372, 2), rng.uniform(-np.pi, np.pi)
+        pusher = rng.uniform(40, 472, 2)
         while np.linalg.norm(pusher - block) < 130:  # no part of the T is farther than 115 from its origin
-            pusher = self.np_random.uniform(40, 472, 2)
+            pusher = rng.uniform(40, 472, 2)
         self._state = np.array([*pusher, 0, 0, *block, 0, 0, angle, 0, *pusher], np.float64)
-        return self._observe(), {}
-
-    def step(self, action: np.ndarray) -> tuple[dict, float, bool, bool, dict]:
-        """`advance`, then look: (observation, 0.0, False, False, {"action": what was commanded after clipping})."""
-        commanded = self.advance(action)
-        return self._observe(), 0.0, False, False, {"action": commanded}
-
-    def render(self) -> np.ndarray | None:
-        """The view at the environment's own size, when `render_mode` is "rgb_array"."""
-        return self.render_at(self.size) if self.render_mode == "rgb_array" else None
 
     def close(self) -> None:
         """Nothing is held."""
@@ -102,10 +76,7 @@ class PushTEnv(Env):
         Raises:
             SimulatorError: the action is not 2 finite numbers.
         """
-        action = np.asarray(action, np.float64)
-        if action.shape != (2,) or not np.isfinite(action).all():
-            raise SimulatorError(f"pusht: an action is 2 finite numbers, got {action.tolist()}")
-        start = self._state[10:]
+        action, start = self._checked(action), self._state[10:]
         target = np.clip(start + MM * np.clip(action, -ACTION_LIMIT, ACTION_LIMIT), MM * LOW, MM * HIGH)
         self._build()
         pusher, game = self._game.agent, self._game
@@ -177,9 +148,6 @@ class PushTEnv(Env):
         block.velocity, block.angular_velocity = s[6:8], s[9]
         self._game.space.reindex_shapes_for_body(pusher)
         self._game.space.reindex_shapes_for_body(block)
-
-    def _observe(self) -> dict[str, np.ndarray]:
-        return {"image": self.render_at(self.size), "state": self.ee_pose().astype(np.float32)}
 
     def _push(self, rng: np.random.Generator) -> Iterator[np.ndarray]:
         """Go round to a random side, then through a random point of the T."""

@@ -10,16 +10,11 @@ from typing import Any
 
 import numpy as np
 
+from jepa.planning.gym_env import GymEnv, gymnasium
 from jepa.planning.offscreen import SimulatorError, import_mujoco, open_renderer
 from jepa.planning.skills import SKILLS, behave
 from jepa.planning.tabletop_look import LookWriter, Variation, look_dtype, sample_look
 from jepa.planning.tabletop_scene import FINGER_TRAVEL, mjcf
-
-try:  # the simulator is an optional extra; without it the module still imports and `TabletopEnv()` says what to do
-    import gymnasium
-    from gymnasium import Env
-except ImportError:
-    gymnasium, Env = None, object  # type: ignore[assignment,misc]
 
 MAX_STEP = 0.06  # m per axis and control step
 MAX_TURN = 0.2  # rad per axis and control step
@@ -43,14 +38,15 @@ def build(config: Config) -> "TabletopEnv":
     return TabletopEnv(config.size, config.variation, config.num_objects)
 
 
-class TabletopEnv(Env):
-    """Observation {"image": (size, size, 3) uint8, "state": (7) float32}; action (7) float32; reward always 0.
+class TabletopEnv(GymEnv):
+    """See `GymEnv`; states and actions are of 7 numbers. A scene has a look, and objects and hand at random places.
 
     Raises:
         SimulatorError: a bad argument, or MuJoCo, gymnasium or offscreen OpenGL is missing.
     """
 
     metadata = {"render_modes": ["rgb_array"], "render_fps": 4}  # noqa: RUF012 (gymnasium's own convention)
+    name = "tabletop"
 
     def __init__(
         self,
@@ -59,22 +55,14 @@ class TabletopEnv(Env):
         num_objects: int = 1,
         render_mode: str | None = "rgb_array",
     ) -> None:
-        if size < 8 or num_objects not in (1, 2):
-            raise SimulatorError(f"tabletop: size ≥ 8, num_objects 1 or 2; got {size}, {num_objects}")
-        self.variation = Variation.of(variation)
-        self._mujoco = import_mujoco()
-        if gymnasium is None:
-            raise SimulatorError("gymnasium is not installed: pip install 'openjepa[sim]'")
-        self.size, self.num_objects, self.render_mode = size, num_objects, render_mode
-        self.fps, self.action_limit, self.skills = 4.0, ACTION_LIMIT.copy(), SKILLS
+        if num_objects not in (1, 2):
+            raise SimulatorError(f"tabletop: num_objects 1 or 2; got {num_objects}")
+        self.variation, self._mujoco = Variation.of(variation), import_mujoco()
+        state_limit = np.array([1.0] * 3 + [np.pi] * 3 + [1.0])
+        super().__init__(size, render_mode, ACTION_LIMIT, (-state_limit, state_limit))
+        self.fps, self.num_objects, self.skills = 4.0, num_objects, SKILLS
         self.action_units = self.state_units = ("m", "m", "m", "rad", "rad", "rad", "closedness")
         self.workspace = np.stack([POSE_LOW[:3], POSE_HIGH[:3]])
-        self.action_space = gymnasium.spaces.Box(-ACTION_LIMIT, ACTION_LIMIT, dtype=np.float32)
-        state_limit = np.array([1.0] * 3 + [np.pi] * 3 + [1.0], np.float32)
-        self.observation_space = gymnasium.spaces.Dict(
-            image=gymnasium.spaces.Box(0, 255, (size, size, 3), np.uint8),
-            state=gymnasium.spaces.Box(-state_limit, state_limit, dtype=np.float32),
-        )
         self._model = self._mujoco.MjModel.from_xml_string(mjcf(num_objects))
         self._data = self._mujoco.MjData(self._model)
         self._signature = int(self._mujoco.mjtState.mjSTATE_INTEGRATION)
@@ -84,15 +72,8 @@ class TabletopEnv(Env):
         self._target = np.zeros(7)
         self._look = np.zeros((), look_dtype(num_objects))
 
-    # --- gymnasium ---------------------------------------------------------------------------------------------
-
-    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[dict, dict]:
-        """A new scene: look, end-effector and object positions drawn from `seed`. There are no options."""
-        super().reset(seed=seed)
-        if options:
-            raise SimulatorError(f"tabletop: reset takes no options, got {sorted(options)}")
+    def _new_scene(self, rng: np.random.Generator) -> None:
         self._mujoco.mj_resetData(self._model, self._data)
-        rng = self.np_random
         self._dress(sample_look(rng, self.variation, self.num_objects))
         spots: list[np.ndarray] = []
         while len(spots) < self.num_objects:
@@ -105,16 +86,6 @@ class TabletopEnv(Env):
         while any(np.linalg.norm(xyz[:2] - spot) < 0.12 for spot in spots):
             xyz = rng.uniform(POSE_LOW[:3], POSE_HIGH[:3])
         self.place_ee(xyz, float(rng.random() < 0.5))
-        return self._observe(), {}
-
-    def step(self, action: np.ndarray) -> tuple[dict, float, bool, bool, dict]:
-        """`advance`, then look: (observation, 0.0, False, False, {"action": what was commanded after clipping})."""
-        commanded = self.advance(action)
-        return self._observe(), 0.0, False, False, {"action": commanded}
-
-    def render(self) -> np.ndarray | None:
-        """The camera's view at the environment's own size, when `render_mode` is "rgb_array"."""
-        return self.render_at(self.size) if self.render_mode == "rgb_array" else None
 
     def close(self) -> None:
         """Free the OpenGL contexts. Allowed more than once."""
@@ -134,10 +105,7 @@ class TabletopEnv(Env):
         Raises:
             SimulatorError: the action is not 7 finite numbers.
         """
-        action = np.asarray(action, np.float64)
-        if action.shape != (7,) or not np.isfinite(action).all():
-            raise SimulatorError(f"tabletop: an action is 7 finite numbers, got {action.tolist()}")
-        start = self._target
+        action, start = self._checked(action), self._target
         self._target = _integrate(start, np.clip(action, -ACTION_LIMIT, ACTION_LIMIT))
         self._servo(start)
         commanded = _difference(start, self._target)
@@ -205,9 +173,6 @@ class TabletopEnv(Env):
         return behave(self, rng, **mixture)
 
     # --- inside ------------------------------------------------------------------------------------------------
-
-    def _observe(self) -> dict[str, np.ndarray]:
-        return {"image": self.render_at(self.size), "state": self.ee_pose().astype(np.float32)}
 
     def _dress(self, look: np.ndarray) -> None:
         self._look = look
