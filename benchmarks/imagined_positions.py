@@ -22,6 +22,7 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
+from jepa.bootstrap import resamples
 from jepa.data.index import Manifest
 from jepa.encoded import Episodes, read_episodes
 from jepa.runs import load_world
@@ -129,7 +130,7 @@ def interval(values: np.ndarray, episodes: np.ndarray, rng: np.random.Generator,
     """Mean and 95 % bootstrap interval over episodes."""
     groups, inverse = np.unique(episodes, return_inverse=True)
     sums, counts = np.bincount(inverse, values), np.bincount(inverse)
-    weight = rng.multinomial(len(groups), np.full(len(groups), 1 / len(groups)), size=draws)
+    weight = resamples(len(groups), draws, rng)
     low, high = np.quantile((weight @ sums) / (weight @ counts), (0.025, 0.975))
     return f"{values.mean():.2f} ({low:.2f}–{high:.2f})"
 

@@ -8,6 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
+from jepa.bootstrap import resamples
+
 Array = NDArray[np.float64]
 
 
@@ -114,7 +116,7 @@ def _resampled(rows: list[Sums], metric: str, generator: np.random.Generator, dr
     at_once = max(1, AT_ONCE // count)
     for start in range(0, draws, at_once):
         size = min(at_once, draws - start)
-        weights = generator.multinomial(count, np.full(count, 1 / count), size=size).astype(np.float64)  # (R, G)
+        weights = resamples(count, size, generator)
         for row, into in zip(grouped, found, strict=True):
             with np.errstate(invalid="ignore", divide="ignore"):  # a seed of which no group is drawn: NaN
                 into.append(np.mean([METRICS[metric](weights @ sums) for sums in row], axis=0))

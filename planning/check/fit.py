@@ -4,6 +4,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from jepa.bootstrap import resamples
+
 RESAMPLES = 1000
 
 
@@ -22,8 +24,7 @@ class Fit(NamedTuple):
 
 def weights(episodes: int, rng: np.random.Generator) -> np.ndarray:
     """How often each episode counts (R, E): first the data as they are, then every resample."""
-    drawn = rng.multinomial(episodes, np.full(episodes, 1 / episodes), RESAMPLES)
-    return np.concatenate([np.ones((1, episodes)), drawn])
+    return np.concatenate([np.ones((1, episodes)), resamples(episodes, RESAMPLES, rng)])
 
 
 def regress(y: np.ndarray, x: np.ndarray, of: np.ndarray, counts: np.ndarray) -> Fit:

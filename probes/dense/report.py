@@ -6,6 +6,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
+from jepa.bootstrap import resamples
 from jepa.probes.dense.maps import scores_of
 from jepa.probes.figures import numbers
 from jepa.probes.metrics import Array, by_episode, t_interval
@@ -25,7 +26,7 @@ def summarise(sums: dict[str, list[Array]], groups: np.ndarray, is_depth: bool, 
         scores = scores_of(np.stack([s.sum(0) for s in own]), is_depth)  # (seeds) each
         rows[maker] = {name: [round(float(value), 6) for value in values] for name, values in scores.items()}
     ids = np.unique(groups)
-    weights = np.random.default_rng(seed).multinomial(len(ids), np.full(len(ids), 1 / len(ids)), size=DRAWS)
+    weights = resamples(len(ids), DRAWS, np.random.default_rng(seed))
     drawn = {
         maker: [scores_of(weights @ by_episode(s, groups, ids), is_depth) for s in sums[maker]]
         for maker in (OURS, CONTROL)

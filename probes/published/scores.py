@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import csr_array
 
+from jepa.bootstrap import resamples
 from jepa.probes.kinds.base import ProbeError
 from jepa.probes.metrics import Array, accuracy, balanced_accuracy
 
@@ -96,8 +97,7 @@ def intervals(
 ) -> dict[str, tuple[float, float]]:
     """95 % bootstrap interval of each of `HITS`, resampling whole groups (B) of clips: videos, episodes, participants.
 
-    `np.arange(B)` resamples clips. One group says nothing of others: the interval is then (0, 1). Drawn from
-    `generator`: one multinomial for each chunk of draws.
+    `np.arange(B)` resamples clips. One group says nothing of others: the interval is then (0, 1).
     """
     rank, classes = ranks(scores, labels), scores.shape[1]
     ids, group = np.unique(groups, return_inverse=True)
@@ -107,7 +107,7 @@ def intervals(
     sums = {name: _group_sums(rank < k, labels, group, shape) for name, (k, _) in HITS.items()}
     found: dict[str, list[Array]] = {name: [] for name in HITS}
     for count in _chunks(draws, max(len(ids), 2 * classes)):
-        drawn = generator.multinomial(len(ids), np.full(len(ids), 1 / len(ids)), size=count)  # (R, G)
+        drawn = resamples(len(ids), count, generator)
         for name, (_, metric) in HITS.items():
             found[name].append(metric(drawn @ sums[name]))
     bounds = {name: np.quantile(np.concatenate(parts), (0.025, 0.975)) for name, parts in found.items()}

@@ -113,7 +113,7 @@ def test_the_same_seed_gives_the_same_interval_and_chunks_cover_all_draws(monkey
     assert whole[0] == whole[1]
     monkeypatch.setattr(scores, "_AT_ONCE", 80 * 7)
     chunked = scores.intervals(values, labels, groups, np.random.default_rng(3), draws=300)
-    assert chunked == whole[0]  # a multinomial draws row after row
+    assert chunked == whole[0]  # drawn row after row
     assert sum(scores._chunks(300, 80)) == 300
 
 
