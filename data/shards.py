@@ -139,9 +139,15 @@ def _npy(array: np.ndarray) -> bytes:
 
 
 def check_arrays(arrays: dict[str, np.ndarray], frames: int, promised: Spec) -> None:
-    """Raises DataError unless every array has a name to use, finite numbers, a row a frame (actions: one fewer)."""
+    """Raises DataError unless all that is promised is there, with names to use and a row of finite numbers a frame.
+
+    Actions have one fewer.
+    """
     dims = {"actions": promised.action_dim, "states": promised.state_dim}
-    if missing := [name for name, dim in dims.items() if dim and name not in arrays]:
+    wanted = (
+        [name for name, dim in dims.items() if dim] + sorted(promised.labels.keys() - {"label"}) + [*promised.extra]
+    )
+    if missing := [name for name in wanted if name not in arrays]:
         raise DataError(f"no {missing[0]}")
     for name, array in arrays.items():
         if name in TAKEN or not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_]*", name):

@@ -1,4 +1,4 @@
-"""The bootstrap over groups that all intervals here share (Efron & Tibshirani 1993, chapter 6)."""
+"""The draws of a bootstrap over groups (Efron & Tibshirani 1993, chapter 6)."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,4 +11,6 @@ def resamples(groups: int, draws: int, generator: np.random.Generator) -> NDArra
     """
     taken = generator.integers(groups, size=(draws, groups))
     taken += groups * np.arange(draws)[:, None]
-    return np.bincount(taken.ravel(), minlength=draws * groups).reshape(draws, groups).astype(np.float64)
+    counts = np.bincount(taken.ravel(), minlength=draws * groups)
+    del taken  # as large as the two others
+    return counts.reshape(draws, groups).astype(np.float64)

@@ -17,7 +17,6 @@ from jepa.data.loader import episodes
 from jepa.data.sampling import stride
 from jepa.encoded import Episodes, Part, file_names
 from jepa.logs import progress_bar
-from jepa.models.ac_predictor import EXTRINSICS_DIM
 from jepa.models.encoder import encode_frames
 from jepa.pose import UNITS, delta
 from jepa.training import together
@@ -106,17 +105,17 @@ def trajectories(
     spec, shards, fps = manifest.spec, manifest.location, reading.fps
     if not spec.action_dim:
         raise ConfigError(f"{shards}: the samples have no actions, which a world model needs")
-    poses = all(unit in (own, "unknown") for unit, own in zip(spec.state_units, UNITS, strict=False))
-    if fps > 0 and not (poses and spec.action_dim == spec.state_dim == len(UNITS)):
+    poses = _poses(spec.state_units or ("unknown",) * spec.state_dim, UNITS)
+    if fps > 0 and not (poses and spec.action_dim == len(UNITS)):
         raise ConfigError(
             f"{shards}: fps={fps:g} needs states that are 7-D poses, to compute the actions between the frames that "
             f"it keeps; here states have {spec.state_dim} and actions {spec.action_dim} numbers, and not all are "
             "of a pose: train with fps=0, on recordings at the rate that you want"
         )
-    if reading.extrinsics and len(spec.extra.get(EXTRINSICS, ())) != EXTRINSICS_DIM:
+    if reading.extrinsics and not _poses(spec.extra.get(EXTRINSICS, ()), UNITS[:6]):
         raise ConfigError(
             f"{shards}: a world with extrinsics reads where the camera stands, and these samples have no array "
-            f"{EXTRINSICS} of {EXTRINSICS_DIM} numbers, as `jepa pack droid` writes; or train without extrinsics"
+            f"{EXTRINSICS} in {', '.join(UNITS[:6])}, as `jepa pack droid` writes; or train without extrinsics"
         )
     for episode in episodes(manifest, size, ids, fps):
         nothing = np.empty((len(episode.frames), 0))
@@ -127,6 +126,11 @@ def trajectories(
         else:
             actions = torch.from_numpy(episode.arrays["actions"]).float()
         yield Trajectory(episode.frames, actions, states, camera, episode.id)
+
+
+def _poses(units: tuple[str, ...], own: tuple[str, ...]) -> bool:
+    """Whether numbers of these units are as many as a pose has, and may be one."""
+    return len(units) == len(own) and all(unit in (wanted, "unknown") for unit, wanted in zip(units, own, strict=True))
 
 
 @torch.no_grad()

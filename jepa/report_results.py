@@ -125,7 +125,7 @@ def energy(run: Path) -> str:
     readings = {label: reading(worlds(run)[label]) for label in opened}
     first = next(iter(readings.values()))
     for label in [label for label, other in readings.items() if other != first]:
-        missing.append(page.absent(f"{label}: it reads recordings otherwise: {readings[label]}, and not {first}"))
+        missing.append(page.absent(f"{label}: it was trained at {readings[label]}, and the other at {first}"))
         del opened[label]
     chosen: list[Any] = []
     scenes, titles = [], []

@@ -31,6 +31,9 @@ class Reading:
     fps: float = 0.0
     extrinsics: bool = False
 
+    def __str__(self) -> str:
+        return (f"fps={self.fps:g}" if self.fps else "every frame") + ", with extrinsics" * self.extrinsics
+
 
 AnyEncoder = Encoder | ImageEncoder | PixelEncoder
 """What a world model can be trained on."""
@@ -89,6 +92,22 @@ def _released(name: str | Path) -> Encoder:
     return encoder
 
 
+def is_released(name: str | Path) -> bool:
+    """Whether this is a file, or a folder in a released model's layout, and not a training run's."""
+    path = Path(name) / "config.json"
+    return Path(name).is_file() or (path.is_file() and not _is_run(name))
+
+
+def _released_world(name: str | Path) -> tuple[AnyEncoder, WorldModel]:
+    from jepa.interop.encoders import load_encoder
+    from jepa.worlds.ac_jepa import wrap
+
+    encoder, predictor = load_encoder(str(name))
+    if predictor is None:
+        raise CheckpointError(f"{name} has no action-conditioned predictor: it is no world model")
+    return encoder.eval().requires_grad_(False), wrap(predictor).eval().requires_grad_(False)
+
+
 def save_encoder(run: Path, encoder: AnyEncoder) -> None:
     """Put a frozen encoder beside the world model that is trained on it.
 
@@ -106,13 +125,15 @@ def save_encoder(run: Path, encoder: AnyEncoder) -> None:
 
 
 def load_world(run: str | Path) -> tuple[AnyEncoder, WorldModel]:
-    """The frozen encoder and world model of a post-training run.
+    """The frozen encoder and world model of a post-training run, or of a released V-JEPA 2-AC.
 
     Raises:
-        CheckpointError: no run, no valid checkpoint, or weights that do not fit.
+        CheckpointError: no run, no valid checkpoint, or weights that do not fit; a model without a world.
     """
     from jepa.posttrain import PosttrainConfig  # the schema of the run's config
 
+    if is_released(run):
+        return _released_world(run)
     run = Path(run)
     values, tensors, folder = read_model(run)
     try:
@@ -139,17 +160,21 @@ def read_config(run: str | Path) -> dict[str, Any]:
 
 
 def reading(run: str | Path) -> Reading:
-    """How the shards of a post-training were read. Raises CheckpointError where there is no such run."""
+    """How the shards of a post-training were read. Raises CheckpointError where there is no such run.
+
+    A released V-JEPA 2-AC was trained at 4 frames a second (arXiv 2506.09985, §3.1).
+    """
     from jepa.posttrain import PosttrainConfig  # the schema of the run's config
 
+    if is_released(run):
+        return Reading(fps=4.0)
     return from_dict(PosttrainConfig, read_config(run), str(run)).reading
 
 
 def trained_on(run: str | Path, manifest: Manifest) -> bool:
     """Whether a post-training was trained on these very shards, wherever they lie now."""
     path = Path(run) / "data.json"
-    digests = json.loads(path.read_text()) if path.is_file() else {}
-    return digests.get(read_config(run).get("shards")) == manifest.sha256
+    return path.is_file() and json.loads(path.read_text()).get(read_config(run).get("shards")) == manifest.sha256
 
 
 def check_weights(run: str | Path, wanted: str, row: str) -> None:

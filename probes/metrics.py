@@ -56,7 +56,7 @@ def rmse(sums: Array) -> Array:
 
 METRICS = {"accuracy": accuracy, "balanced_accuracy": balanced_accuracy, "r2": r2, "rmse": rmse}
 CLASS_METRICS, VALUE_METRICS = ("accuracy", "balanced_accuracy"), ("r2", "rmse")
-AT_ONCE = 2**22  # numbers of a resampling: 32 MiB
+AT_ONCE = 2**22  # numbers of a resampling: 64 MiB while they are drawn
 
 
 def t_interval(values: Array) -> tuple[float, float, float]:

@@ -1,6 +1,6 @@
 """Shards of robot episodes of chosen lengths and rate: small noisy videos, poses that turn, and other commands.
 
-With `extrinsics` each episode has a camera that stands elsewhere.
+With `extrinsics` the camera is elsewhere in every frame.
 """
 
 import json
@@ -14,7 +14,12 @@ from jepa.pose import UNITS
 
 
 def write_shards(
-    folder: Path, lengths: list[int], fps: int = 15, units: tuple[str, ...] = UNITS, extrinsics: bool = False
+    folder: Path,
+    lengths: list[int],
+    fps: int = 15,
+    units: tuple[str, ...] = UNITS,
+    extrinsics: bool = False,
+    extrinsics_units: tuple[str, ...] = UNITS[:6],
 ) -> Path:
     """Pack one episode of each length below `folder`; returns the shards."""
     rng = np.random.default_rng(0)
@@ -25,7 +30,7 @@ def write_shards(
         "action_units": UNITS,
         "state_units": units,
         "labels": {},
-        "extra": {"extrinsics": UNITS[:6]} if extrinsics else {},
+        "extra": {"extrinsics": extrinsics_units} if extrinsics else {},
     }
     (raw / "dataset.json").write_text(json.dumps(promise))
     for i, frames in enumerate(lengths):
@@ -39,7 +44,7 @@ def write_shards(
             file.mux(stream.encode(None))
         states = rng.uniform(0.1, 0.9, (frames, len(units))).astype(np.float32)
         actions = rng.uniform(-1, 1, (frames - 1, 7)).astype(np.float32)
-        camera = {"extrinsics": np.tile(rng.uniform(-1, 1, 6).astype(np.float32), (frames, 1))} if extrinsics else {}
+        camera = {"extrinsics": rng.uniform(-1, 1, (frames, 6)).astype(np.float32)} if extrinsics else {}
         np.savez(raw / f"episode_{i:06d}.npz", states=states, actions=actions, **camera)
     pack("collected", raw, folder / "shards")
     return folder / "shards"

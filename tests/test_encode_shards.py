@@ -99,16 +99,16 @@ def test_where_the_camera_stands_follows_the_state(manifest, tmp_path):
     folder, reading = tmp_path / "features", Reading(4.0, extrinsics=True)
     data = encode_shards(ENCODER, seen, reading, folder, Accelerator(cpu=True))
     assert data.widths == (7, 13) and data.lengths.tolist() == [3, 2]
-    cameras = []
     for i, own in enumerate(trajectories(seen, 16, reading)):
         (every,) = episodes(seen, 16, [i])
         assert np.array_equal(own.camera, every.arrays["extrinsics"][::4])
         assert torch.equal(data.window(i, 0, len(own.frames)).states[0], torch.cat((own.states, own.camera), 1))
-        cameras.append(own.camera[0])
-    assert not torch.equal(*cameras)
     assert encode_shards(ENCODER, seen, Reading(4.0), folder, Accelerator(cpu=True)).widths == (7, 7)
-    with pytest.raises(ConfigError, match=r"no array extrinsics of 6 numbers, as `jepa pack droid` writes; or train w"):
-        next(trajectories(manifest, 16, reading))
+    (tmp_path / "mm").mkdir()
+    other = Manifest.load(write_shards(tmp_path / "mm", [3], extrinsics=True, extrinsics_units=("mm",) * 6))
+    for unfit in (manifest, other):
+        with pytest.raises(ConfigError, match=r"no array extrinsics in m, m, m, rad, rad, rad, as `jepa pack droid`"):
+            next(trajectories(unfit, 16, reading))
 
 
 def test_actions_of_what_is_no_pose_cannot_be_made_anew(tmp_path):

@@ -187,11 +187,11 @@ def build(config: Config, spec: WorldSpec, generator: torch.Generator) -> ACJepa
     behind = EXTRINSICS_DIM * config.predictor.extrinsics
     reads = config.predictor.proprio or config.predictor.extrinsics
     if reads and (spec.action_dim, spec.state_dim) != (POSE_DIM, POSE_DIM + behind):
-        camera = ", then 6-D extrinsics" if behind else ""
+        off = "world.predictor.proprio=false" + " and world.predictor.extrinsics=false" * bool(behind)
         raise ConfigError(
-            f"ac_jepa imagines 7-D end-effector poses (xyz, Euler angles, gripper){camera}; these shards have actions "
-            f"of {spec.action_dim} and states of {spec.state_dim} numbers: record poses and their changes, or set "
-            "world.predictor.proprio=false, which reads actions alone, of any width"
+            "ac_jepa imagines 7-D end-effector poses (xyz, Euler angles, gripper); these shards have actions of "
+            f"{spec.action_dim} and states of {spec.state_dim - behind} numbers: record poses and their changes, or "
+            f"set {off}, which reads actions alone, of any width"
         )
     return ACJepa(config, spec, generator)
 

@@ -47,7 +47,7 @@ def run(config: OfflineConfig, command: str = "") -> dict[str, Any]:
     if config.control:
         runs.check_weights(config.control, "random", f"{LABELS['control']}, control={config.control}")
         if (other := runs.reading(config.control)) != reading:
-            raise ConfigError(f"control={config.control} was trained on {other}, {config.world} on {reading}")
+            raise ConfigError(f"control={config.control} was trained at {other}, {config.world} at {reading}")
         opened["control"] = runs.load_world(config.control)
     cut = (reading, max(config.goals), config.every, config.episodes)
     data = {row: starts(manifest, encoder, *cut) for row, (encoder, _) in opened.items()}  # type: ignore[arg-type]

@@ -282,17 +282,18 @@ def test_a_folder_of_other_things_is_never_replaced(collected: Path, tmp_path: P
 
 
 def test_arrays_must_fit_the_video(tmp_path: Path, make: SimpleNamespace) -> None:
-    folder = make.collected(tmp_path / "in", [6, 6, 6, 6, 6])
+    folder = make.collected(tmp_path / "in", [6, 6, 6, 6, 6, 6])
 
-    def change(i: int, **arrays: np.ndarray) -> None:
+    def change(i: int, without: str = "", **arrays: np.ndarray) -> None:
         path = folder / f"episode_{i:06d}.npz"
         with np.load(path) as old:
-            np.savez(path, **{**old, **arrays})
+            np.savez(path, **{name: array for name, array in {**old, **arrays}.items() if name != without})
 
     change(0, states=np.zeros((5, 7), np.float32))
     change(1, actions=np.zeros((5, 3), np.float32))
     change(2, object_pos=np.full((6, 3), np.nan, np.float32))
     (folder / "episode_000003.npz").unlink()
+    change(5, without="object_pos")
     report = pack("collected", folder, tmp_path / "out")
     reasons = [r.reason for r in report.rejected]
     assert report.packed == 1
@@ -300,6 +301,7 @@ def test_arrays_must_fit_the_video(tmp_path: Path, make: SimpleNamespace) -> Non
     assert "actions: shape (5, 3), but rows of 7" in reasons[1]
     assert "object_pos: not finite" in reasons[2]
     assert "episode_000003.npz cannot be read" in reasons[3]
+    assert "no object_pos" in reasons[4]
 
 
 def test_errors(tmp_path: Path, collected: Path) -> None:

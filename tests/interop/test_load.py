@@ -22,7 +22,7 @@ from jepa.interop import notes as telling
 from jepa.interop import run as interop_run
 from jepa.interop.encoders import load_encoder
 from jepa.interop.model import Model
-from jepa.models.encoder import build_encoder
+from jepa.models.encoder import build_encoder, encode_frames
 from jepa.pretrain import PretrainConfig
 from jepa.worlds.ac_jepa import Config as ACConfig
 from jepa.worlds.ac_jepa import build as build_world
@@ -247,3 +247,21 @@ def test_verbs_that_take_an_encoder_out_choose_it_as_load_does(tmp_path):
     assert torch.equal(encoder(image), dense.encoder(image.expand(-1, 2, -1, -1, -1)))  # as it is when saved alone
     with pytest.raises(ConfigError, match="timm/x is one encoder, whose heads timm knows"):
         load_encoder("timm/x", which="encoder")
+
+
+def test_a_released_robot_model_is_a_world_to_plan_with(tmp_path):
+    config = made.CONFIGS["action-conditioned"]
+    ac = made.random_model(config).eval()
+    ac.save_pretrained(tmp_path / "ac")
+    encoder, world = jepa.runs.load_world(tmp_path / "ac")
+    assert jepa.runs.reading(tmp_path / "ac") == jepa.runs.Reading(4.0) and not world.training and not world.extrinsics
+    frames, rng = torch.randint(0, 256, (2, 1, 3, 32, 32), dtype=torch.uint8), torch.Generator().manual_seed(0)
+    tokens = encode_frames(encoder, frames)
+    pose, action = torch.rand(2, 1, 7, generator=rng), torch.rand(2, 7, generator=rng) / 10
+    found = world.features(world.step(world.observe(None, tokens, pose), action).state)
+    with torch.no_grad():
+        wanted = ac.ac_predictor(encode_frames(ac.encoder, frames), action[:, None], pose)[:, -1]
+    torch.testing.assert_close(found, torch.nn.functional.layer_norm(wanted, wanted.shape[-1:]), atol=1e-5, rtol=1e-5)
+    made.random_model(made.VJEPA2).save_pretrained(tmp_path / "none")
+    with pytest.raises(CheckpointError, match="none has no action-conditioned predictor"):
+        jepa.runs.load_world(tmp_path / "none")

@@ -16,6 +16,7 @@ from jepa.data.index import Manifest
 from jepa.data.loader import episodes
 from jepa.planning.agent import Agent, eyes
 from jepa.planning.embodiment import Adapter, Embodiment
+from jepa.planning.offline.measure import starts
 from jepa.planning.planners import cem
 from jepa.runs import Reading, load_world, reading
 
@@ -42,8 +43,8 @@ def test_it_is_trained_on_where_the_camera_stands(trained):
     run, train, _ = trained
     _, world = load_world(run)
     assert reading(run) == Reading(4.0, extrinsics=True) and world.extrinsics
-    stood = torch.from_numpy(np.stack([e.arrays["extrinsics"][0] for e in episodes(Manifest.load(train), 16)]))
-    torch.testing.assert_close(world.state_mean[7:], stood.mean(0), atol=1e-5, rtol=0)  # as long, all of them
+    stood = np.concatenate([e.arrays["extrinsics"][::4] for e in episodes(Manifest.load(train), 16)])
+    torch.testing.assert_close(world.state_mean[7:], torch.from_numpy(stood).mean(0), atol=1e-5, rtol=0)
 
 
 def test_check_and_offline_read_it_too(trained):
@@ -53,6 +54,15 @@ def test_check_and_offline_read_it_too(trained):
     few = ["goals=[1]", "planner.samples=4", "planner.elites=2", "planner.iterations=1", "inverse_steps=2"]
     verb = CliRunner().invoke(app, ["plan", "offline", str(run), str(heldout), *few], catch_exceptions=False)
     assert verb.exit_code == 0, verb.output
+
+
+def test_offline_starts_hold_the_rows_of_their_frames(trained):
+    run, _, heldout = trained
+    encoder, _ = load_world(run)
+    found = starts(Manifest.load(heldout), encoder, reading(run), furthest=1, every=1, count=5)
+    rows = [e.arrays for e in episodes(Manifest.load(heldout), 16)]
+    wanted = np.concatenate([np.concatenate((a["states"], a["extrinsics"]), 1)[::4] for a in rows])
+    assert np.array_equal(found.states, wanted)
 
 
 def test_an_agent_is_told_by_the_embodiment(trained):

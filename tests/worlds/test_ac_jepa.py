@@ -251,9 +251,11 @@ def test_the_recipe_of_droid_is_the_papers():
 def test_what_cannot_be_is_one_line():
     with pytest.raises(ConfigError, match=r"7-D end-effector poses .* actions of 26 and states of 26 .*proprio=false"):
         ac_jepa.build(ac_jepa.Config(SMALL), WorldSpec(8, 26, 26, (2, 3)), torch.Generator())
-    with pytest.raises(ConfigError, match="then 6-D extrinsics; these shards have actions of 7 and states of 7"):
+    with pytest.raises(
+        ConfigError, match=r"actions of 7 and states of 3 .*proprio=false and world.predictor.extrinsics=false"
+    ):
         config = ac_jepa.Config(dataclasses.replace(SMALL, extrinsics=True))
-        ac_jepa.build(config, WorldSpec(8, 7, 7, (2, 3)), torch.Generator())
+        ac_jepa.build(config, WorldSpec(8, 7, 9, (2, 3)), torch.Generator())
     with pytest.raises(ConfigError, match="scale 'raw' is not one of standard, layer_norm"):
         ac_jepa.Config(scale="raw")
     with pytest.raises(ConfigError, match="rollout 0"):
