@@ -2,6 +2,7 @@
 
 A state is [x y z (m), Euler angles (rad), gripper closedness 0..1]. The angles are extrinsic xyz: R = Rz·Ry·Rx.
 An action is [Δxyz, Δrotation (Euler of ΔR), Δclosedness], rotations composed in the world frame: R' = ΔR·R.
+Autocast leaves them as they are: poses are computed in the precision that they come in.
 Source: V-JEPA 2-AC (`facebookresearch/vjepa2`, DROID data set and planner).
 """
 
@@ -38,12 +39,21 @@ def euler(matrix: Tensor) -> Tensor:
 
 def integrate(state: Tensor, action: Tensor) -> Tensor:
     """The state (..., 7) that `action` (..., 7) leads to from `state` (..., 7); closedness is clipped to 0..1."""
-    turned = euler(rotation(action[..., 3:6]) @ rotation(state[..., 3:6]))
+    turned = euler(_product(rotation(action[..., 3:6]), rotation(state[..., 3:6])))
     gripper = (state[..., 6:] + action[..., 6:]).clamp(0.0, 1.0)
     return torch.cat([state[..., :3] + action[..., :3], turned, gripper], -1)
 
 
 def delta(start: Tensor, end: Tensor) -> Tensor:
     """The action (..., 7) that leads from state `start` (..., 7) to state `end` (..., 7)."""
-    turn = euler(rotation(end[..., 3:6]) @ rotation(start[..., 3:6]).transpose(-1, -2))
+    turn = euler(_product(rotation(end[..., 3:6]), rotation(start[..., 3:6]).transpose(-1, -2)))
     return torch.cat([end[..., :3] - start[..., :3], turn, end[..., 6:] - start[..., 6:]], -1)
+
+
+def _product(one: Tensor, other: Tensor) -> Tensor:
+    """`one @ other` in their own precision: autocast would round rotations to 3 digits, 4e-3 rad in every step."""
+    device = one.device.type
+    if not (torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)):
+        return one @ other
+    with torch.autocast(device, enabled=False):
+        return one @ other

@@ -57,22 +57,26 @@ class FeatureGoal:
 
     Args:
         features: (B, N, D) of the goal image, in the scale of `world.features`.
-        weights: (N) or (B, N), how much each token counts, at least 0; 0 masks a region out. Only ratios matter.
+        weights: (N) or (B, N), how much each token counts, at least 0; 0 masks a region out, which then does not reach
+            its neighbours through the blur either. Only ratios matter.
     """
 
     def __init__(self, features: Tensor, config: GoalConfig | None = None, weights: Tensor | None = None):
         config = config or GoalConfig()
         self._kernel = _gaussian(features, config.blur) if config.blur else None
-        self._goal = self._blurred(features)[:, None, None]
         self.features = features
         self.last_only = config.steps == "last"
         self._distance, self._over_steps = _DISTANCES[config.distance], _STEPS[config.steps]
         self._weights = None
         if weights is not None:
-            share = weights.expand(features.shape[:2])
+            share = weights.to(features).expand(features.shape[:2])
             if bool((share < 0).any() or (share.sum(-1) == 0).any()):
                 raise ConfigError("a goal's token weights are at least 0, and not all 0")
             self._weights = (share / share.mean(-1, keepdim=True))[:, None, None, :, None]  # (B, 1, 1, N, 1)
+            if self._kernel is not None:
+                ones, weighed = (_smooth(self._kernel, w) for w in (torch.ones_like(self._weights), self._weights))
+                self._level = torch.where(self._weights > 0, ones / weighed, 0.0)  # where nothing counts it may be 0/0
+        self._goal = self._blurred(features[:, None, None])
 
     def __call__(self, future: Future) -> Tensor:
         """Cost (B, S)."""
@@ -83,10 +87,22 @@ class FeatureGoal:
         return self._over_steps(apart.mean((-2, -1)))
 
     def _blurred(self, features: Tensor) -> Tensor:
+        """Features (B, S, H, N, D) after the blur; with weights a normalised convolution: what is masked leaks nowhere.
+
+        Each token counts by its weight in the sums of its neighbours too, and the sums are brought to the level that
+        they have where all count alike.
+        """
         if self._kernel is None:
             return features
-        rows = features.unflatten(-2, (len(self._kernel), -1))  # (..., h, w, D)
-        return torch.einsum("ij,kl,...jld->...ikd", self._kernel, self._kernel, rows).flatten(-3, -2)
+        if self._weights is None:
+            return _smooth(self._kernel, features)
+        return self._level * _smooth(self._kernel, self._weights * features)
+
+
+def _smooth(kernel: Tensor, features: Tensor) -> Tensor:
+    """Features (..., N, D) of a square grid of tokens, summed over both of its axes by the weights of `kernel`."""
+    rows = features.unflatten(-2, (len(kernel), -1))  # (..., h, w, D)
+    return torch.einsum("ij,kl,...jld->...ikd", kernel, kernel, rows).flatten(-3, -2)
 
 
 def _gaussian(features: Tensor, std: float) -> Tensor:

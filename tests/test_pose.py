@@ -61,3 +61,16 @@ def test_closedness_is_clipped() -> None:
     state, action = torch.zeros(7), torch.tensor([0.0, 0, 0, 0, 0, 0, 1.0])
     assert integrate(state, 2 * action)[6] == 1.0
     assert integrate(state, -action)[6] == 0.0
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("move", [integrate, delta])
+def test_autocast_leaves_poses_as_they_are(move, dtype) -> None:
+    generator = torch.Generator().manual_seed(0)
+    one, other = (torch.rand(64, 7, generator=generator, dtype=dtype) - 0.5 for _ in range(2))
+    plain = move(one, other)
+    with torch.autocast("cpu", torch.bfloat16):
+        inside = move(one, other)
+        compiled = torch.compile(move, backend="eager", fullgraph=True)(one, other)
+    assert inside.dtype == dtype and torch.equal(inside, plain) and torch.equal(compiled, plain)
+    assert move(one.to("meta"), other.to("meta")).shape == plain.shape  # a device that autocast does not know

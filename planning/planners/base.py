@@ -52,7 +52,8 @@ class Planner(Protocol):
             goal: cost (B, S) of futures; NaN counts as worst.
             warm_start: (B, H, A), or (B, K, H, A) with the best first; usually the `rest` of the plan before; default
                 zeros.
-            deadline: `time.monotonic()` after which no further iteration starts; the best found so far is returned.
+            deadline: `time.monotonic()` after which no further chunk of candidates is imagined; the best found so far
+                is returned. One candidate at least is imagined, so that the plan has a cost.
         """
         ...
 
@@ -70,9 +71,13 @@ def starts(state: State, horizon: int, bounds: Bounds, warm_start: Tensor | None
     return bounds.project(warm_start[:, None] if warm_start.ndim == 3 else warm_start)
 
 
-def late(deadline: float | None) -> bool:
-    """Whether no further iteration may start."""
-    return deadline is not None and time.monotonic() >= deadline
+def late(deadline: float | None, result: Tensor | None = None) -> bool:
+    """Whether no further chunk may start, once `result` is there: a GPU still computes when its caller goes on."""
+    if deadline is None:
+        return False
+    if result is not None:
+        result[(0,) * result.ndim].item()
+    return time.monotonic() >= deadline
 
 
 def check_correlation(value: float, planner: str) -> None:
@@ -93,10 +98,24 @@ def smooth_noise(samples: int, mean: Tensor, correlation: float, generator: torc
 
 
 def energies(
-    world: WorldModel, state: State, candidates: Tensor, goal: Goal, generator: torch.Generator, chunk: int
+    world: WorldModel,
+    state: State,
+    candidates: Tensor,
+    goal: Goal,
+    generator: torch.Generator,
+    chunk: int,
+    deadline: float | None = None,
 ) -> Tensor:
-    """Cost (B, S) of candidates (B, S, H, A), NaN as infinitely bad."""
-    return worst_if_nan(score(world, state, candidates, goal, generator, chunk))
+    """Cost (B, S) of candidates (B, S, H, A), NaN as infinitely bad.
+
+    After the deadline no chunk but the first is imagined, and the cost is that of the first candidates alone.
+    """
+    costs = []
+    for part in candidates.split(chunk, dim=1):
+        costs.append(score(world, state, part, goal, generator, chunk))
+        if late(deadline, costs[-1]):
+            break
+    return worst_if_nan(torch.cat(costs, dim=1))
 
 
 def worst_if_nan(cost: Tensor) -> Tensor:
@@ -105,8 +124,12 @@ def worst_if_nan(cost: Tensor) -> Tensor:
 
 
 def lowest(candidates: Tensor, cost: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    """The `count` cheapest of each row, best first: candidates (B, K, H, A) and cost (B, K)."""
-    best = cost.topk(count, dim=1, largest=False)
+    """The `count` cheapest of each row, or all that have a cost, best first: candidates (B, K, H, A) and cost (B, K).
+
+    Args:
+        cost: (B, S), of the first candidates where not all have been imagined.
+    """
+    best = cost.topk(min(count, cost.shape[1]), dim=1, largest=False)
     index = repeat(best.indices, "b k -> b k h a", h=candidates.shape[2], a=candidates.shape[3])
     return candidates.gather(1, index), best.values
 

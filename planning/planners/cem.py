@@ -92,8 +92,8 @@ class CEM:
                 noise[0] = 0.0
             candidates = bounds.project(mean[:, None] + std[:, None] * noise)  # (B, S, H, A)
             # Score
-            cost = energies(world, state, candidates, goal, generator, c.chunk)  # (B, S)
-            steps += c.samples * c.horizon
+            cost = energies(world, state, candidates, goal, generator, c.chunk, deadline)  # (B, S), or fewer
+            steps += cost.shape[1] * c.horizon
             # Elite
             elites, prices = lowest(candidates, cost, c.elites)  # (B, K, H, A), (B, K)
             found, price = cheaper(elites[:, 0], prices[:, 0], found, price)
@@ -102,6 +102,8 @@ class CEM:
             mean = _blend(new_mean, mean, c.momentum_mean, c.gripper_momentum_mean, bounds)
             std = _blend(new_std, std, c.momentum_std, c.gripper_momentum_std, bounds)
             std = torch.maximum(std, c.std_floor * bounds.scale)
+        if c.keep_best and steps and late(deadline):
+            return Plan(found, price, steps)  # there is no time to imagine the mean
         mean = bounds.project(_quiet(mean, c.gripper_deadzone))
         cost = energies(world, state, mean[:, None], goal, generator, c.chunk)[:, 0]
         final = cheaper(found, price, mean, cost) if c.keep_best else (mean, cost)

@@ -77,10 +77,12 @@ class Gradient:
             if late(deadline):
                 break
             # Score, and differentiate
-            cost, slope = _slopes(world, state, points, goal, generator, c.chunk)  # (B, R), (B, R, H, A)
-            steps += 3 * c.restarts * c.horizon
+            cost, slope = _slopes(world, state, points, goal, generator, c.chunk, deadline)  # (B, R), (B, R, H, A)
+            steps += 3 * cost.shape[1] * c.horizon
             best, its_cost = lowest(points.detach(), cost, 1)
             found, price = cheaper(best[:, 0], its_cost[:, 0], found, price)
+            if slope.shape != points.shape:
+                break  # out of time
             # Descend: Adam's step is free of the cost's unit, so it is measured in the bounds'
             before, points.grad = points.detach().clone(), slope
             adam.step()
@@ -90,9 +92,18 @@ class Gradient:
 
 
 def _slopes(
-    world: WorldModel, state: State, points: Tensor, goal: Goal, generator: torch.Generator, chunk: int
+    world: WorldModel,
+    state: State,
+    points: Tensor,
+    goal: Goal,
+    generator: torch.Generator,
+    chunk: int,
+    deadline: float | None,
 ) -> tuple[Tensor, Tensor]:
-    """Cost (B, R) of points (B, R, H, A) and its derivative by each of them; 0 where it is not finite."""
+    """Cost (B, R) of points (B, R, H, A) and its derivative by each of them; 0 where it is not finite.
+
+    After the deadline no chunk but the first is imagined, and both are those of the first points alone.
+    """
     costs, slopes = [], []
     for part in points.detach().split(chunk, dim=1):
         with torch.enable_grad():
@@ -104,4 +115,6 @@ def _slopes(
             raise ConfigError("planner gradient needs a world model that can be differentiated; choose another planner")
         slopes.append(slope.nan_to_num(0.0, 0.0, 0.0))
         costs.append(worst_if_nan(cost.detach()))
+        if late(deadline, slope):
+            break
     return torch.cat(costs, dim=1), torch.cat(slopes, dim=1)

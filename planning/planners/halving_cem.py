@@ -89,8 +89,8 @@ class HalvingCEM:
             if late(deadline):
                 break
             # Sample and score, step by step
-            candidates, cost = self._grow(world, state, goal, generator, bounds, mean, std)  # (B, S, H, A), (B, S)
-            steps += sum(c.widths())
+            candidates, cost, imagined = self._grow(world, state, goal, generator, bounds, mean, std, deadline)
+            steps += imagined
             # Elite
             elites, prices = lowest(candidates, cost, c.elites)  # (B, K, H, A), (B, K)
             found, price = cheaper(elites[:, 0], prices[:, 0], found, price)
@@ -99,6 +99,8 @@ class HalvingCEM:
             mean = (1 - c.momentum_mean) * new_mean + c.momentum_mean * mean
             std = (1 - c.momentum_std) * new_std + c.momentum_std * std
             std = torch.maximum(std, c.std_floor * bounds.scale)
+        if steps and late(deadline):
+            return Plan(found, price, steps)  # there is no time to imagine the mean
         mean = bounds.project(mean)
         cost = energies(world, state, mean[:, None], goal, generator, c.chunk)[:, 0]
         return Plan(*cheaper(found, price, mean, cost), steps + c.horizon)
@@ -112,12 +114,17 @@ class HalvingCEM:
         bounds: Bounds,
         mean: Tensor,
         std: Tensor,
-    ) -> tuple[Tensor, Tensor]:
-        """Candidates (B, S, H, A) that were imagined to their end, and their costs (B, S)."""
+        deadline: float | None = None,
+    ) -> tuple[Tensor, Tensor, int]:
+        """Candidates (B, S, H, A) that were imagined to their end, their costs (B, S), and the model steps of a row.
+
+        After the deadline each step is imagined for its first chunk alone, of the mean and the best beginnings.
+        """
         c, (rows, horizon, axes) = self.config, mean.shape
         # (B, S, …), views: what all candidates share takes no memory
         running = {key: value[:, None].expand(-1, c.samples, *value.shape[1:]) for key, value in state.items()}
         plans, noise = mean.new_empty(rows, c.samples, 0, axes), mean.new_zeros(rows, c.samples, axes)
+        imagined = 0
         seen: list[Tensor] = []  # features (B, S, N, D) of the steps that the goal reads
         for h in range(horizon):
             # Sample; the first of all is the mean
@@ -128,7 +135,9 @@ class HalvingCEM:
             action = (mean[:, None, h] + std[:, None, h] * noise)[:, :, None]  # (B, S, 1, A)
             plans = torch.cat((plans, bounds.later(h).project(action)), dim=2)
             # Score
-            running, features = self._step(world, running, plans[:, :, h], generator)
+            running, features = self._step(world, running, plans[:, :, h], generator, deadline)
+            imagined += (count := features.shape[1])
+            plans, noise, seen = plans[:, :count], noise[:, :count], [part[:, :count] for part in seen]
             seen = [features] if getattr(goal, "last_only", False) else [*seen, features]
             cost = worst_if_nan(goal(Future(torch.stack(seen, dim=2), plans)))  # (B, S)
             if h == horizon - 1:
@@ -140,12 +149,20 @@ class HalvingCEM:
             parent = best.repeat_interleave(c.children, dim=1)
             running = {key: _take(value, parent) for key, value in running.items()}
             plans, noise, seen = _take(plans, parent), _take(noise, parent), [_take(part, parent) for part in seen]
-        return plans, cost
+        return plans, cost, imagined
 
     def _step(
-        self, world: WorldModel, running: State, action: Tensor, generator: torch.Generator
+        self,
+        world: WorldModel,
+        running: State,
+        action: Tensor,
+        generator: torch.Generator,
+        deadline: float | None,
     ) -> tuple[State, Tensor]:
-        """States (B, S, …) of candidates after `action` (B, S, A), and their features (B, S, N, D)."""
+        """States (B, S, …) of candidates after `action` (B, S, A), and their features (B, S, N, D).
+
+        After the deadline no chunk but the first is imagined, and both are those of the first candidates alone.
+        """
         states, features = [], []
         for i in range(0, action.shape[1], self.config.chunk):
             part = slice(i, i + self.config.chunk)
@@ -153,6 +170,8 @@ class HalvingCEM:
             after = world.step(before, action[:, part].flatten(0, 1), generator).state
             states.append({key: value.unflatten(0, (len(action), -1)) for key, value in after.items()})
             features.append(world.features(after).unflatten(0, (len(action), -1)))
+            if late(deadline, features[-1]):
+                break
         return {key: torch.cat([part[key] for part in states], dim=1) for key in states[0]}, torch.cat(features, dim=1)
 
 

@@ -56,8 +56,8 @@ class ICEM:
         c = self.config
         kept = max(1, round(c.kept * c.elites))
         elites = starts(state, c.horizon, bounds, warm_start)[:, :kept]  # those of the decision before
-        prices = energies(world, state, elites, goal, generator, c.chunk)  # (B, K)
-        steps = elites.shape[1] * c.horizon
+        prices = energies(world, state, elites, goal, generator, c.chunk, deadline)  # (B, K), or fewer
+        steps = prices.shape[1] * c.horizon
         mean = elites[:, 0]
         std = (c.init_std * bounds.scale).expand_as(mean)
         found, price = mean, prices[:, 0]
@@ -71,8 +71,8 @@ class ICEM:
                 noise[0] = 0.0  # the mean itself, which pays only when it has settled
             candidates = bounds.project(mean[:, None] + std[:, None] * noise)  # (B, S, H, A)
             # Score; what is kept has its cost already
-            cost = energies(world, state, candidates, goal, generator, c.chunk)  # (B, S)
-            steps += count * c.horizon
+            cost = energies(world, state, candidates, goal, generator, c.chunk, deadline)  # (B, S), or fewer
+            steps += cost.shape[1] * c.horizon
             candidates, cost = torch.cat((elites[:, :kept], candidates), 1), torch.cat((prices[:, :kept], cost), 1)
             # Elite
             elites, prices = lowest(candidates, cost, c.elites)  # (B, K, H, A), (B, K)

@@ -71,13 +71,16 @@ class MPPI:
             noise[0] = 0.0  # the mean is one of the candidates
             candidates = bounds.project(mean[:, None] + c.std * c.std_decay**i * bounds.scale * noise)  # (B, S, H, A)
             # Score
-            cost = energies(world, state, candidates, goal, generator, c.chunk)  # (B, S)
-            steps += c.samples * c.horizon
+            cost = energies(world, state, candidates, goal, generator, c.chunk, deadline)  # (B, S), or fewer
+            steps += cost.shape[1] * c.horizon
             best, its_cost = lowest(candidates, cost, 1)
             found, price = cheaper(best[:, 0], its_cost[:, 0], found, price)
             # Weight
             weight = _weights(cost, c.temperature)[..., None, None]  # (B, S, 1, 1)
-            mean = torch.where(cost.isfinite().any(1)[:, None, None], (weight * candidates).sum(1), mean)
+            average = (weight * candidates[:, : cost.shape[1]]).sum(1)
+            mean = torch.where(cost.isfinite().any(1)[:, None, None], average, mean)
+        if steps and late(deadline):
+            return Plan(found, price, steps)  # there is no time to imagine the mean
         mean = bounds.project(mean)
         cost = energies(world, state, mean[:, None], goal, generator, c.chunk)[:, 0]
         return Plan(*cheaper(found, price, mean, cost), steps + c.horizon)

@@ -66,8 +66,8 @@ class PredictiveSampling:
             noise = smooth_noise(c.samples, found, c.correlation, generator)
             candidates = bounds.project(found[:, None] + c.std * bounds.scale * noise)  # (B, S, H, A)
             # Score
-            cost = energies(world, state, candidates, goal, generator, c.chunk)  # (B, S)
-            steps += c.samples * c.horizon
+            cost = energies(world, state, candidates, goal, generator, c.chunk, deadline)  # (B, S), or fewer
+            steps += cost.shape[1] * c.horizon
             # Keep the best
             best, its_cost = lowest(candidates, cost, 1)
             found, price = cheaper(best[:, 0], its_cost[:, 0], found, price)

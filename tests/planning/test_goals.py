@@ -74,6 +74,53 @@ def test_blurred_features_are_gaussian_sums_over_the_token_grid_and_draw_from_af
     assert blurred[0] > blurred[1] > blurred[2] == 0
 
 
+def blurred_plainly(features: Tensor, std: float) -> Tensor:
+    """Features (..., 16, D) after the blur of a goal without weights, which must not change by a bit."""
+    place = torch.arange(4.0)
+    kernel = torch.exp(-0.5 * ((place[:, None] - place) / std) ** 2)
+    kernel = kernel / kernel.sum(1).amax()
+    return torch.einsum("ij,kl,...jld->...ikd", kernel, kernel, features.unflatten(-2, (4, 4))).flatten(-3, -2)
+
+
+@pytest.mark.parametrize("steps", ["last", "sum"])
+def test_without_weights_the_blur_is_what_it_was_to_the_bit(steps):
+    goal, seen = draw(B, 16, D, seed=3), draw(B, S, H, 16, D, seed=4)
+    imagined = seen[:, :, -1:] if steps == "last" else seen
+    apart = (blurred_plainly(imagined, 0.6) - blurred_plainly(goal, 0.6)[:, None, None]).abs().mean((-2, -1))
+    cost = GoalConfig(steps=steps, blur=0.6)(goal)(Future(seen, FUTURE.actions))
+    assert torch.equal(cost, apart.sum(-1) if steps == "sum" else apart[..., -1])
+
+
+@pytest.mark.parametrize("distance", ["l1", "l2", "cosine"])
+@pytest.mark.parametrize("blur", [0.05, 0.6, 1.5])
+def test_a_masked_region_does_not_leak_through_the_blur(distance, blur):
+    goal, seen = draw(B, 16, D, seed=3), draw(B, S, H, 16, D, seed=4)
+    weights = torch.ones(B, 16)
+    weights[0, 5:8], weights[1, :12] = 0.0, 0.0  # a gap, and all but a strip
+    elsewhere = torch.where(weights[:, None, None, :, None] > 0, seen, 9.0)
+    config = GoalConfig(distance, blur=blur)
+    cost = config(goal, weights)(Future(seen, FUTURE.actions))
+    assert torch.equal(config(goal, weights)(Future(elsewhere, FUTURE.actions)), cost)
+    moved = torch.where(weights[..., None] > 0, goal, -9.0)
+    assert torch.equal(config(moved, weights)(Future(seen, FUTURE.actions)), cost)
+    assert cost.isfinite().all() and (cost > 0.1).all()
+    torch.testing.assert_close(config(goal, 7 * weights)(Future(seen, FUTURE.actions)), cost)
+    assert torch.equal(config(goal, weights.bool())(Future(seen, FUTURE.actions)), cost)
+    same = config(goal, torch.full((16,), 3.0))(Future(seen, FUTURE.actions))  # all count alike
+    torch.testing.assert_close(same, config(goal)(Future(seen, FUTURE.actions)))
+
+
+def test_what_is_not_masked_is_blurred_by_the_neighbours_that_count():
+    """A flat picture stays flat beside a gap, whatever is in it: its blur is an average of what counts."""
+    weights = torch.ones(16)
+    weights[6] = 0.0
+    seen, goal = torch.full((1, 1, 1, 16, 1), 3.0), torch.full((1, 16, 1), 1.0)
+    seen[..., 6, :] = 50.0
+    apart = 2 * blurred_plainly(torch.ones(16, 1), 0.6)[weights > 0].mean()
+    cost = GoalConfig(blur=0.6)(goal, weights)(Future(seen, seen.new_zeros(1, 1, 1, 0)))
+    torch.testing.assert_close(cost, apart.reshape(1, 1))
+
+
 def test_a_blur_that_cannot_be_is_refused_in_one_line():
     with pytest.raises(ConfigError, match="blur is 0"):
         GoalConfig(blur=-1.0)

@@ -11,7 +11,7 @@ from jepa.config import ConfigError, from_dict, plugin_names
 from jepa.planning import inverse
 from jepa.planning.constraints import Ball, Bounds, Schedule, vjepa2_ac_bounds
 from jepa.planning.goals import GoalConfig, LastStepDistance, LastStepL1
-from jepa.planning.planners.base import Plan, shift
+from jepa.planning.planners.base import Plan, late, shift
 from jepa.planning.planners.icem import coloured_noise
 from jepa.worlds.base import State, Step, WorldModel
 
@@ -223,21 +223,106 @@ def test_goals_that_read_every_step_are_planned_for(make, name, steps):
     assert (left.amin(1) < 0.04).all()
 
 
+class Slow(Point):
+    """Takes a tick for every step, however many rows it has."""
+
+    def __init__(self):
+        super().__init__()
+        self.ticks, self.rows = 0, 0
+
+    def step(self, state, action, generator=None) -> Step:
+        self.ticks, self.rows = self.ticks + 1, self.rows + len(action)
+        return super().step(state, action)
+
+
+@pytest.fixture
+def slow(monkeypatch):
+    world = Slow()
+    monkeypatch.setattr(f"{PACKAGE}.base.time", SimpleNamespace(monotonic=lambda: world.ticks))
+    return world
+
+
 @each_search
-def test_no_iteration_starts_after_the_deadline(make, name, monkeypatch):
-    class Slow(Point):
-        ticks = 0
-
-        def step(self, state, action, generator=None) -> Step:
-            Slow.ticks += 1
-            return super().step(state, action)
-
-    monkeypatch.setattr(f"{PACKAGE}.base.time", SimpleNamespace(monotonic=lambda: Slow.ticks))
+def test_no_iteration_starts_after_the_deadline(make, name, slow):
     planner = make(name, iterations=500, chunk=200)
-    plan = planner.plan(Slow(), START, LastStepL1(GOALS), generator(), bounds=BOUNDS, deadline=30)
-    assert 30 <= Slow.ticks <= 36  # an iteration, and what is left of another, take a tick for each step ahead
+    plan = planner.plan(slow, START, LastStepL1(GOALS), generator(), bounds=BOUNDS, deadline=30)
+    assert 30 <= slow.ticks < 33  # an iteration, and what is left of another, take a tick for each step ahead
     doing_nothing = GOALS[:, 0].abs().mean(-1)
     assert (plan.cost < doing_nothing / 2).all()
+
+
+@each_search
+@pytest.mark.parametrize("deadline", [1, 5, 17, 40])
+def test_no_chunk_starts_after_the_deadline(make, name, slow, deadline):
+    """An iteration takes 39 ticks, or 9 of `gradient`: the deadline passes within one, after some of its chunks."""
+    planner = make(name, chunk=3 if name == "gradient" else 10)
+    goal = LastStepL1(GOALS)
+    plan = planner.plan(slow, START, goal, generator(), bounds=BOUNDS, deadline=deadline)
+    assert deadline <= slow.ticks < deadline + 3  # no more than what is left of a chunk
+    steps = slow.rows // 3
+    assert plan.model_steps == (3 + 3 * (steps - 3) if name == "gradient" else steps)
+    assert (BOUNDS.project(plan.actions) == plan.actions).all()
+    torch.testing.assert_close(plan.cost, (plan.actions[:, :, :2].sum(1) - GOALS[:, 0]).abs().mean(-1))
+    assert (plan.cost <= GOALS[:, 0].abs().mean(-1)).all()  # what it started from was among the first
+    if deadline == 40:
+        assert (plan.cost < GOALS[:, 0].abs().mean(-1)).all()
+    assert plan.elites is None or plan.rest().isfinite().all()
+
+
+@each_search
+@pytest.mark.parametrize("steps", ["last", "sum"])
+def test_chunks_of_one_that_are_cut_short_are_enough(make, name, steps, slow):
+    """Fewer candidates than elites have been seen; the goal reads all steps."""
+    planner, goal = make(name, chunk=1), GoalConfig("l2", steps)(GOALS)
+    plan = planner.plan(slow, START, goal, generator(), bounds=BOUNDS, deadline=8)
+    assert slow.ticks < 8 + 3 and plan.actions.shape == (3, 3, 4)
+    left = (plan.actions[..., :2].cumsum(1) - GOALS).norm(dim=-1)
+    torch.testing.assert_close(plan.cost, left.sum(1) if steps == "sum" else left[:, -1])
+
+
+@each_planner
+def test_a_deadline_that_is_over_at_once_leaves_one_candidate_and_a_finite_answer(make, name, slow):
+    warm = torch.full((3, 3, 4), 0.05)
+    plan = make(name, chunk=10).plan(
+        slow, START, LastStepL1(GOALS), generator(), bounds=BOUNDS, warm_start=warm, deadline=0
+    )
+    assert slow.ticks == plan.model_steps == 3 and plan.cost.isfinite().all()
+    assert name == "inverse_dynamics" or torch.equal(plan.actions, BOUNDS.project(warm))
+
+
+@each_planner
+def test_a_deadline_that_does_not_pass_changes_nothing(make, name):
+    plans = [
+        make(name).plan(Point(), START, LastStepL1(GOALS), generator(), bounds=BOUNDS, deadline=deadline)
+        for deadline in (None, float("inf"))
+    ]
+    assert torch.equal(plans[0].actions, plans[1].actions) and torch.equal(plans[0].cost, plans[1].cost)
+    assert plans[0].model_steps == plans[1].model_steps
+
+
+def test_the_clock_is_read_when_the_result_is_there(monkeypatch):
+    """As that of a GPU, which is at work long after the call has returned. Without a deadline nobody waits for it."""
+    clock = SimpleNamespace(now=0, monotonic=lambda: clock.now)
+
+    class Pending:
+        ndim = 2
+
+        def __getitem__(self, at):
+            return self
+
+        def item(self):
+            clock.now = 9
+
+    monkeypatch.setattr(f"{PACKAGE}.base.time", clock)
+    assert not late(None, Pending()) and clock.now == 0
+    assert not late(5) and late(5, Pending())
+
+
+def test_cem_that_must_answer_with_its_mean_imagines_it_after_the_deadline_too(make, slow):
+    planner = make("cem", chunk=10, keep_best=False)
+    plan = planner.plan(slow, START, LastStepL1(GOALS), generator(), bounds=BOUNDS, deadline=20)
+    assert slow.ticks == 21 + 3 and plan.model_steps == slow.rows // 3 == 3 * (70 + 1)
+    torch.testing.assert_close(plan.cost, (plan.actions[:, :, :2].sum(1) - GOALS[:, 0]).abs().mean(-1))
 
 
 @each_planner
@@ -386,7 +471,7 @@ def test_halving_imagines_shared_steps_once_and_drops_bad_beginnings(make, child
     plan = planner.plan(Seen(), start, goal, generator(), bounds=BOUNDS)
     assert [len(actions) for actions in taken[:3]] == widths and plan.model_steps == sum(widths) + 3
     distribution = (torch.zeros(1, 3, 4), BOUNDS.scale.expand(1, 3, 4))
-    last, cost = planner._grow(Point(), start, goal, generator(), BOUNDS, *distribution)
+    last, cost, _ = planner._grow(Point(), start, goal, generator(), BOUNDS, *distribution)
     torch.testing.assert_close(cost, (last[..., :2].sum(2) - GOALS[:1]).norm(dim=-1))  # exact, not that of a beginning
     assert (last[:, 0] == 0).all()  # the mean is never dropped
     kept = {tuple(first) for first in last[0, :, 0, :2].tolist()}
@@ -414,7 +499,7 @@ def test_what_all_candidates_share_takes_no_memory(make):
 def test_noise_of_a_shared_beginning_is_that_of_cem(make):
     planner = make("halving_cem", samples=1500, children=2, correlation=0.8, horizon=2)
     wide = Bounds(torch.full((4,), -99.0), torch.full((4,), 99.0))
-    plans, _ = planner._grow(
+    plans, _, _ = planner._grow(
         *(Point(), {"x": torch.zeros(1, 2)}, LastStepL1(GOALS[:1]), generator(), wide),
         *(torch.zeros(1, 2, 4), torch.ones(1, 2, 4)),
     )
