@@ -57,7 +57,8 @@ def run(
         seed: of the bootstrap over episodes.
 
     Raises:
-        ConfigError: no actions or states, of another width than the embodiment's, or too few episodes.
+        ConfigError: no actions or states, of another width than the embodiment's, too few episodes, or a world whose
+            actions are not of 7 numbers.
         CheckpointError, DataError: world or shards cannot be read.
     """
     adapter, manifest = load(embodiment), Manifest.load(shards)
@@ -89,7 +90,7 @@ def run(
     folder.mkdir(parents=True, exist_ok=True)
     points = {"logged": logged.tolist(), "lowest": lowest.tolist(), "episode": data.episode.tolist()}
     (folder / "check.json").write_text(json.dumps({**result, "points": points}, indent=1))
-    pictures = landscapes(encoder, world, data, shown, reach) if reach[:3].any() else {}  # type: ignore[arg-type]
+    pictures = landscapes(encoder, world, data, shown, reach)  # type: ignore[arg-type]
     page = check_page.write(result, lowest, logged, data.frames[shown].numpy(), pictures, folder)
     check_page.show(result, console)
     console.print(f"wrote {page}", soft_wrap=True)
