@@ -289,6 +289,13 @@ def test_a_rate_that_is_not_the_world_s_is_said(checked):
     assert checked("rate: 15")["notes"] == ["rate: these recordings give 4 steps a second, embodiment mine says 15"]
 
 
+@pytest.mark.parametrize(("fps", "noted"), [(4.0, False), (3.0, True)])
+def test_a_rate_of_4_that_is_every_4th_of_15_frames_is_no_note(checked, monkeypatch, fps, noted):
+    monkeypatch.setattr(Shards, "spec", Spec(fps=15.0, action_dim=7, state_dim=7))
+    notes = " ".join(checked(fps=fps)["notes"])
+    assert ("rate: these recordings give 3 steps a second" in notes) == ("rate:" in notes) == noted
+
+
 def test_episodes_of_the_training_are_noticed(checked, tmp_path):
     assert not checked()["notes"]
     (tmp_path / "data.json").write_text('{"train": "mine", "heldout": "others"}')
