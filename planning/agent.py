@@ -26,7 +26,8 @@ from jepa.worlds.base import Goal, State, WorldModel
 class View:
     """What can be known of B episodes now.
 
-    frames: (B, 3, h, w) uint8, or None where nobody looks. pose: (B, 7) float32, the robot's measured state.
+    frames: (B, 3, h, w) uint8, or None where nobody looks. pose: (B, 7) float32, the robot's measured state; of
+    another width where the world takes other numbers.
     sim: (B, n) float64, the simulator's whole state, for rows that plan in it; a real robot has none.
     """
 
@@ -97,18 +98,25 @@ class Agent:
             switch: when the next sub-goal begins.
             execute: actions carried out between two plans; frames in between are still looked at.
             seconds: for one decision, looking included; when they are over the planner answers with its best so far.
-            adapter: of the robot that `act` is called for; default V-JEPA 2-AC's own numbers.
+            adapter: of the robot that `act` is called for; None means the world's own numbers, of any width.
 
         Raises:
-            ConfigError: the world reads where the camera stands, and the adapter's embodiment does not say.
+            ConfigError: world, bounds and adapter differ in the numbers of an action, or the world reads where the
+                camera stands and the adapter's embodiment does not say.
         """
+        width = len(getattr(world, "action_scale", bounds.low))
+        if len(bounds.low) != width or (adapter and width != 7):
+            raise ConfigError(
+                f"the world model's actions have {width} numbers, the bounds {len(bounds.low)}: they must be as many, "
+                "and 7 for an adapter; without one the numbers are the world's own"
+            )
         self._world, self._sense, self._planner, self._energy = world, sense, planner, energy
         self._device = _device(world)
         self._bounds = bounds.to(self._device)
         self._switch = switch
         self._seed, self._execute, self._seconds, self._safety = seed, execute, seconds, safety
-        self._adapter = adapter or Adapter(Embodiment())
-        self._camera = self._adapter.camera() if world.extrinsics else torch.empty(0)
+        self._adapter = adapter
+        self._camera = (adapter or Adapter(Embodiment())).camera() if world.extrinsics else torch.empty(0)
         self._goals: tuple[View, ...] = ()
 
     def aim(self, goals: View, before: Sequence[View] = ()) -> None:
@@ -122,31 +130,35 @@ class Agent:
         self._state: State | None = None
         self._plan: Plan | None = None
         self._last: Tensor | None = None  # (B, A), carried out since the last look
-        self._own: Tensor | None = None  # (1, width), the last state of one robot that was finite, to hold it there
+        self._own: Tensor | None = None  # (1, S), the last state of one robot that was finite, to hold it there
         self._decision, self._watch = 0, Watch(self._safety)
 
     def aim_at(self, frame: np.ndarray) -> None:
         """`aim` of one robot: a picture (h, w, 3) uint8 by its camera of the scene as it should be."""
-        self.aim(View(_image(frame), torch.zeros(1, 7)))
+        self.aim(View(_image(frame), torch.zeros(1, 0)))
 
     def act(self, frame: np.ndarray, state: np.ndarray) -> np.ndarray:
         """The next action of one robot, in its own numbers, from its camera's picture and its state.
 
         Args:
-            frame: (h, w, 3) uint8. state: as the embodiment says.
+            frame: (h, w, 3) uint8. state: (S) as the embodiment says; without an adapter as the world was trained.
 
         Raises:
-            SafeStop: the robot must hold still; the error carries the action that does so, where it was last measured.
+            SafeStop: the robot must hold still; the error carries the action that does so, where it was last measured:
+                zeros without an adapter, for a world's actions are changes.
             ConfigError: the picture is not (h, w, 3) uint8, or the state has another width.
         """
         own = torch.as_tensor(np.asarray(state), dtype=torch.float64)[None]
-        decided = self.decide(View(_image(frame), self._adapter.pose(own).float()))
+        pose = self._adapter.pose(own) if self._adapter else own
+        decided = self.decide(View(_image(frame), pose.float()))
         if self._own is None or own.isfinite().all():
             self._own = own
-        action = self._adapter.action(decided.actions.double(), self._own)[0].numpy()
+        action = decided.actions.double()
+        if self._adapter:
+            action = self._adapter.action(action, self._own)
         if decided.stops[0]:
-            raise SafeStop(decided.stops[0], action)
-        return action
+            raise SafeStop(decided.stops[0], action[0].numpy())
+        return action[0].numpy()
 
     @torch.no_grad()
     def decide(self, view: View) -> Decision:
@@ -172,11 +184,22 @@ class Agent:
         proprio = torch.cat((view.pose, self._camera.expand(len(view.pose), -1)), dim=1)[:, None].to(self._device)
         if self._subgoals is None:
             looks = [self._world.observe(None, self._see(goal), proprio) for goal in self._goals]
+            self._check_width(looks[0], proprio)
             self._subgoals = SubGoals.begin(torch.stack([self._world.features(look) for look in looks], dim=1))
         since = None if self._last is None else self._last[:, None].to(self._device)
         self._state = self._world.observe(self._state, self._see(view), proprio, since)
         if len(self._goals) > 1:
             self._subgoals = self._subgoals.next(self._world.features(self._state), self._energy, self._switch)
+
+    def _check_width(self, state: State, proprio: Tensor) -> None:
+        """Raise ConfigError where the world reads the robot's state and was trained on those of another width."""
+        given, wanted = proprio.shape[-1], len(getattr(self._world, "state_mean", proprio[0, 0]))
+        if "pose" in state and given != wanted:
+            camera = len(self._camera)
+            raise ConfigError(
+                f"the robot's state has {given - camera} numbers, and the world model reads {wanted - camera}: give "
+                "the adapter of the robot's embodiment, which translates"
+            )
 
     def _see(self, view: View) -> Tensor:
         return self._sense(view).to(self._device)

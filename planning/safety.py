@@ -6,11 +6,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from jepa.config import ConfigError
 from jepa.planning.planners.base import Plan
 from jepa.pose import delta
 
 SLACK = 0.005  # m outside the workspace that measurement noise may explain
 MOVED = torch.tensor([0.002] * 3 + [0.02] * 3 + [0.05])  # m, rad, closedness: less than this is standing still
+MOVED_ELSE = 0.002  # the same of states that are not 7-D poses, in whatever unit
 
 
 class SafeStop(RuntimeError):
@@ -23,7 +25,7 @@ class SafeStop(RuntimeError):
 
 @dataclass(frozen=True)
 class Safety:
-    """workspace: lowest and highest x, y, z of the hand in m, or empty for no limit.
+    """workspace: lowest and highest x, y, z of the hand in m, or empty for no limit; for 7-D poses alone.
 
     stale: after how many decisions with the very same picture, while the robot moved, the camera counts as dead; 0
     does not look.
@@ -41,11 +43,20 @@ class Watch:
         self._edges = torch.tensor(safety.workspace) if safety.workspace else None  # (3, 2)
         self._stops: list[str] = []
         self._frames: Tensor | None = None
-        self._seen_at = torch.zeros(0)  # (B, 7) the pose when the picture last changed
+        self._seen_at = torch.zeros(0)  # (B, S) the state when the picture last changed
         self._same = torch.zeros(0)  # (B) decisions that moved and saw no change
 
     def look(self, frames: Tensor | None, pose: Tensor) -> tuple[str, ...]:
-        """Judge what is measured: frames (B, 3, h, w) or None, pose (B, 7)."""
+        """Judge what is measured: frames (B, 3, h, w) or None, pose (B, 7), or states (B, S) of another kind.
+
+        Raises:
+            ConfigError: a workspace, and states that are not 7-D poses.
+        """
+        if self._edges is not None and pose.shape[1] != len(MOVED):
+            raise ConfigError(
+                f"a workspace is for the hand of a 7-D pose; these states have {pose.shape[1]} numbers: leave it empty "
+                "and let the robot's controller keep it inside"
+            )
         self._stops = self._stops or [""] * len(pose)
         for row in (~pose.isfinite().all(1)).nonzero()[:, 0].tolist():
             self._stop(row, "the measured pose is not finite")
@@ -71,7 +82,7 @@ class Watch:
         return tuple(self._stops)
 
     def inside(self, pose: Tensor, actions: Tensor) -> Tensor:
-        """Actions (B, 7) cut so that they do not lead out of the workspace from pose (B, 7)."""
+        """Actions (B, 7) cut so that they do not lead out of the workspace from pose (B, 7), if there is one."""
         if self._edges is None:
             return actions
         goal = torch.minimum(torch.maximum(pose[:, :3] + actions[:, :3], self._edges[:, 0]), self._edges[:, 1])
@@ -82,7 +93,7 @@ class Watch:
             self._seen_at, self._same = pose, torch.zeros(len(pose))
         else:
             fresh = (frames != self._frames).flatten(1).any(1)
-            moved = (delta(self._seen_at, pose).abs() > MOVED).any(1)  # angles of π and -π are the same place
+            moved = _moved(self._seen_at, pose)
             self._seen_at = torch.where(fresh[:, None], pose, self._seen_at)
             self._same = torch.where(fresh, 0.0, self._same + moved)
             for row in (self._same >= self._safety.stale).nonzero()[:, 0].tolist():
@@ -92,3 +103,10 @@ class Watch:
 
     def _stop(self, row: int, reason: str) -> None:
         self._stops[row] = self._stops[row] or reason  # the first reason is the cause
+
+
+def _moved(before: Tensor, now: Tensor) -> Tensor:
+    """Whether each row's state (B, S) has changed; 7 numbers are a pose, whose angles π and -π are the same place."""
+    if now.shape[1] == len(MOVED):
+        return (delta(before, now).abs() > MOVED).any(1)
+    return ((now - before).abs() > MOVED_ELSE).any(1)

@@ -53,11 +53,23 @@ class Transitions:
 
 
 def search_range(world: WorldModel, adapter: Adapter) -> Tensor:
-    """(7) how far each axis is searched: half as far again as the embodiment's limit, or thrice the trained spread."""
-    if limit := adapter.embodiment.action_limit:
-        return torch.minimum(1.5 * torch.tensor(limit), LARGEST)
-    spread = getattr(world, "action_scale", torch.ones(7))
-    return torch.minimum(3 * spread.cpu().float(), LARGEST)
+    """(7) how far each axis is searched, above 0: half as far again as the embodiment's limit, at most `LARGEST`.
+
+    A limit of 0 binds the planner, not the recordings: such an axis is searched as far as without a limit, to thrice
+    the spread of the actions in training. Where that is not known (`layer_norm` worlds say 1) it is `LARGEST`.
+
+    Raises:
+        ConfigError: the world's actions are not of 7 numbers.
+    """
+    spread = getattr(world, "action_scale", torch.ones(7)).cpu().float()
+    if len(spread) != 7:
+        raise ConfigError(
+            f"the world model takes actions of {len(spread)} numbers; the check is of those of 7, changes of a pose: "
+            "xyz in metres, rotation in radians, closedness of the gripper. `jepa plan offline` compares plans with "
+            "logged actions of any width"
+        )
+    limit = torch.tensor(adapter.embodiment.action_limit or (0.0,) * 7)
+    return torch.minimum(torch.where(limit > 0, 1.5 * limit, 3 * spread), LARGEST)
 
 
 @torch.no_grad()
@@ -74,7 +86,6 @@ def transitions(
     parts: list[tuple[Tensor, ...]] = []
     ids: list[int] = []
     views: dict[bytes, int] = {}  # the cameras of one episode share its numbers, and count as one
-    scale = torch.where(reach > 0, reach, torch.inf)
     with progress_bar() as bar:
         task = bar.add_task("check: encode", total=min(count, len(manifest)), figures="")
         for seen in islice(trajectories(manifest, encoder.config.size, reading), count):
@@ -85,7 +96,7 @@ def transitions(
             poses = adapter.pose(states)
             between = delta(poses[:-1], poses[1:]) if reading.fps > 0 else adapter.change(actions, states[:-1])
             change = between.float()
-            at = (change / scale).norm(dim=-1).topk(min(each, len(change))).indices
+            at = (change / reach).norm(dim=-1).topk(min(each, len(change))).indices
             frames = seen.frames[torch.stack([at, at + 1], 1)]  # (n, 2, 3, h, w)
             parts.append((frames, encode_frames(encoder, frames), poses[at].float(), seen.camera[at], change[at]))
             ids += [views.setdefault(actions.numpy().tobytes() + states.numpy().tobytes(), seen.id)] * len(at)

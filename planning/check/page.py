@@ -26,6 +26,10 @@ SHIFTED = (
     "How far the lowest move in x, y, z goes (median, cm) if pictures are shifted by some pixels: all of them, as by a "
     "camera that stands elsewhere than in training, or the goal's alone, as by a camera that was nudged since."
 )
+LANDSCAPES = (
+    "Energy over single moves, averaged over the third axis; star: the logged action, cross: the lowest energy."
+)
+ALARMS = ("rate", "camera_pose")  # notes that ask for something to be changed
 
 
 def show(result: dict[str, Any], console: Console) -> None:
@@ -43,7 +47,7 @@ def show(result: dict[str, Any], console: Console) -> None:
             "camera moved by {} pixels: the lowest action goes {} cm, {} cm if only the goal's picture is".format(*row)
         )
     for note in result["notes"]:
-        console.print(f"[yellow]{note}" if note.startswith("rate") else note, soft_wrap=True)
+        console.print(f"[yellow]{note}" if note.startswith(ALARMS) else note, soft_wrap=True)
     console.print(f"[{'green' if result['ok'] else 'red'}]{result['summary']}", soft_wrap=True)
 
 
@@ -70,12 +74,8 @@ def write(
         + table
         + html.plot(_scatter(result, lowest, logged), "Each point is a transition."),
         "Camera": html.paragraph(SHIFTED) + moved,
+        "Energy landscape": html.plot(_landscapes(frames, pictures), LANDSCAPES),
     }
-    if pictures:
-        text = (
-            "Energy over single moves, averaged over the third axis; star: the logged action, cross: the lowest energy."
-        )
-        sections["Energy landscape"] = html.plot(_landscapes(frames, pictures), text)
     settings = {k: v for k, v in result.items() if k not in ("axes", "summary")}
     sections["Settings"] = html.folded("what was checked", settings)
     lead = f"{result['world']} on {result['shards']}"

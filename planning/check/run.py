@@ -28,11 +28,15 @@ from jepa.planning.check.measure import (
     transitions,
 )
 from jepa.planning.check.verdict import AXES, RIGHT, UNKNOWN, UNSURE, Verdict, summary, verdicts
-from jepa.planning.embodiment import Adapter, load
+from jepa.planning.embodiment import Embodiment, load
+from jepa.planning.rotations import from_matrix
+from jepa.pose import rotation
 from jepa.runs import load_world, reading, trained_on
 from jepa.worlds.base import WorldModel
 
 PICTURES = 3  # transitions whose landscapes are drawn
+RATE = 0.1  # share by which rates may differ: every 4th of 15 frames a second is 3.75, which V-JEPA 2-AC calls 4
+ELSEWHERE = (0.1, 0.2)  # m, rad: a camera further than this from all recorded ones stands elsewhere
 
 
 def run(
@@ -57,7 +61,8 @@ def run(
         seed: of the bootstrap over episodes.
 
     Raises:
-        ConfigError: no actions or states, of another width than the embodiment's, or too few episodes.
+        ConfigError: no actions or states, of another width than the embodiment's, too few episodes, or a world whose
+            actions are not of 7 numbers.
         CheckpointError, DataError: world or shards cannot be read.
     """
     adapter, manifest = load(embodiment), Manifest.load(shards)
@@ -77,7 +82,10 @@ def run(
         "world": str(world_run),
         "shards": str(shards),
         "embodiment": asdict(adapter.embodiment),
-        "notes": _notes(manifest, read.fps, adapter, trained_on(world_run, manifest)),
+        "notes": [
+            *_camera_notes(adapter.embodiment, data.camera),
+            *_notes(manifest, read.fps, adapter.embodiment, trained_on(world_run, manifest)),
+        ],
         "episodes": len(data.firsts),
         "transitions": len(data.pose),
         "searched": dict(zip(AXES, reach.tolist(), strict=True)),
@@ -89,7 +97,7 @@ def run(
     folder.mkdir(parents=True, exist_ok=True)
     points = {"logged": logged.tolist(), "lowest": lowest.tolist(), "episode": data.episode.tolist()}
     (folder / "check.json").write_text(json.dumps({**result, "points": points}, indent=1))
-    pictures = landscapes(encoder, world, data, shown, reach) if reach[:3].any() else {}  # type: ignore[arg-type]
+    pictures = landscapes(encoder, world, data, shown, reach)  # type: ignore[arg-type]
     page = check_page.write(result, lowest, logged, data.frames[shown].numpy(), pictures, folder)
     check_page.show(result, console)
     console.print(f"wrote {page}", soft_wrap=True)
@@ -117,14 +125,32 @@ def _turned_round(
     return replace(verdict, verdict="flipped", words=words)
 
 
-def _notes(manifest: Manifest, fps: float, adapter: Adapter, remembered: bool) -> list[str]:
+def _notes(manifest: Manifest, fps: float, embodiment: Embodiment, remembered: bool) -> list[str]:
     """Whether the data are not what they should be, and what the embodiment's author says of the camera."""
-    e, steps = adapter.embodiment, rate(manifest, fps)
+    e, steps = embodiment, rate(manifest, fps)
     notes = [f"{name}: {text}" for name, text in (("camera", e.camera), ("crop", e.crop)) if text]
     if fps:
         notes.insert(0, f"actions: at fps={fps:g} changes of pose stand in for them; the robot's own are not checked")
-    if steps and abs(steps / e.rate - 1) > 0.05:
+    if steps and abs(steps / e.rate - 1) > RATE:
         notes.insert(0, f"rate: these recordings give {steps:.3g} steps a second, embodiment {e.name} says {e.rate:g}")
     if remembered:
         notes.insert(0, "shards: the world was trained on these episodes and may know them by heart; give others")
     return notes
+
+
+def _camera_notes(embodiment: Embodiment, recorded: Tensor) -> list[str]:
+    """Whether the robot's camera stands where those of the recordings stood: (n, 6), or (n, 0) if nothing reads it."""
+    if not recorded.shape[1]:
+        return []
+    if not embodiment.camera_pose:
+        return [f"camera_pose: embodiment {embodiment.name} says none; without it an agent refuses to move the robot"]
+    here = torch.tensor(embodiment.camera_pose)
+    metres = (recorded[:, :3] - here[:3]).norm(dim=1)
+    radians = from_matrix(rotation(recorded[:, 3:]) @ rotation(here[3:]).mT, "rotation_vector").norm(dim=1)
+    near = torch.maximum(metres / ELSEWHERE[0], radians / ELSEWHERE[1]).argmin()
+    if metres[near] <= ELSEWHERE[0] and radians[near] <= ELSEWHERE[1]:
+        return []
+    return [
+        f"camera_pose: embodiment {embodiment.name}'s is {metres[near]:.2f} m and {radians[near]:.2f} rad from the "
+        "nearest camera of these recordings: another camera, another unit, or another convention of angles"
+    ]

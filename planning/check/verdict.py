@@ -63,9 +63,7 @@ def verdicts(
     out = []
     for axis, name in enumerate(AXES):
         if found is None or axis not in moving:
-            idle = "the logged actions hardly move along it"
-            why = "it is not searched: its limit is 0" if reach[axis] == 0 else idle
-            out.append(Verdict(name, UNKNOWN, why))
+            out.append(Verdict(name, UNKNOWN, "the logged actions hardly move along it"))
             continue
         falling = toward(falls[:, axis], logged[:, axis], of, counts)
         size = float(np.quantile(np.abs(logged[:, axis]), 0.95) / reach[axis])

@@ -12,6 +12,7 @@ import torch
 
 from jepa import checkpoint, runs
 from jepa.config import ConfigError, load_config, to_dict
+from jepa.models.ac_predictor import ACPredictorConfig
 from jepa.models.encoder import build_encoder, encode_frames
 from jepa.planning.agent import Agent, View, eyes
 from jepa.planning.constraints import Schedule
@@ -20,6 +21,7 @@ from jepa.planning.mpc import Replan, run_episodes
 from jepa.planning.planners.base import Bounds, Plan
 from jepa.planning.planners.cem import CEM, Config
 from jepa.planning.safety import SafeStop, Safety
+from jepa.worlds import ac_jepa
 from jepa.worlds.base import State, Step, WorldModel
 
 BOUNDS = Bounds(torch.full((7,), -0.06), torch.full((7,), 0.06), frozen=(3, 4, 5))
@@ -195,6 +197,92 @@ def test_pictures_of_any_size_are_cut_as_in_training(tiny):
     torch.testing.assert_close(eyes(encoder)(View(large, pose)), encode_frames(encoder, own[:, None]))
 
 
+class Flat(Point):
+    """A point on a plane: its actions and states are 2 numbers, and it goes where it is told."""
+
+    action_scale = torch.ones(2)
+
+    def step(self, state, action, generator=None) -> Step:
+        return Step({"x": state["x"] + action})
+
+
+def on_a_plane(**kwargs) -> Agent:
+    def seen(view: View) -> torch.Tensor:
+        return view.frames[:, None, :2, 0, :1].mT.float() / 100 - 1  # (B, 1, 1, 2)
+
+    bounds = Bounds(torch.full((2,), -0.1), torch.full((2,), 0.1))
+    planner = CEM(Config(horizon=1, samples=64, iterations=4, elites=8))
+    looped = Agent(Flat(), seen, planner, bounds, **kwargs)
+    looped.aim_at(drawn(0.3, -0.2))
+    return looped
+
+
+def drawn(*place: float) -> np.ndarray:
+    picture = np.zeros((8, 8, 3), np.uint8)
+    picture[0, 0, :2] = np.round((np.array(place) + 1) * 100)
+    return picture
+
+
+def test_a_world_of_two_numbers_is_steered_in_its_own():
+    looped, place = on_a_plane(), np.zeros(2)
+    for _ in range(6):
+        action = looped.act(drawn(*place), place)
+        assert action.shape == (2,) and (np.abs(action) < 0.1001).all()
+        place = place + action
+    np.testing.assert_allclose(place, [0.3, -0.2], atol=0.02)
+
+
+def test_a_dead_camera_stops_a_robot_of_two_numbers_once_it_has_moved():
+    moving, still = on_a_plane(), on_a_plane()
+    for t in range(4):
+        still.act(drawn(0, 0), np.array([0.0, 0.001 * (t > 0)]))  # noise of the measurement
+    for t in range(3):
+        moving.act(drawn(0, 0), np.array([0.0, 0.01 * t]))
+    with pytest.raises(SafeStop, match="the same picture 3 times while the robot moved") as stop:
+        moving.act(drawn(0, 0), np.array([0.0, 0.03]))
+    assert stop.value.action.tolist() == [0, 0]
+    with pytest.raises(ConfigError, match="a workspace is for the hand of a 7-D pose; these states have 2 numbers"):
+        on_a_plane(safety=Safety(workspace=((-1, 1),) * 3)).act(drawn(0, 0), np.zeros(2))
+
+
+def test_without_an_adapter_poses_are_read_as_with_the_world_s_own():
+    state = np.array([0.1, -0.2, 0.3, 3.0, -0.4, 0.7, 0.5])
+    read, done = [], []
+    for adapter in (None, Adapter(Embodiment())):
+        looped = Agent(Point(), sense, Spy(), BOUNDS, adapter=adapter)
+        looped.aim_at(np.zeros((8, 8, 3), np.uint8))
+        observed = looped._watch.look
+        looped._watch.look = lambda frames, pose, observed=observed: read.append(pose) or observed(frames, pose)
+        done.append(looped.act(np.zeros((8, 8, 3), np.uint8), state))
+    torch.testing.assert_close(read[0], read[1])
+    np.testing.assert_allclose(done[0], done[1], atol=1e-7)
+
+
+def test_numbers_that_do_not_fit_the_world_are_refused(tiny):
+    with pytest.raises(ConfigError, match="the world model's actions have 2 numbers, the bounds 7"):
+        Agent(Flat(), sense, Spy(), BOUNDS)
+    with pytest.raises(ConfigError, match=r"actions have 2 numbers, the bounds 2: .* 7 for an adapter"):
+        on_a_plane(adapter=Adapter(Embodiment()))
+    with pytest.raises(ConfigError, match="state has 8 numbers, and the world model reads 7: give the adapter"):
+        first_act(tiny, states=8, actions=7, proprio=True)
+
+
+@pytest.mark.parametrize(("states", "actions"), [(5, 2), (0, 9), (8, 7)])
+def test_a_world_that_reads_no_state_takes_numbers_of_any_width(tiny, states, actions):
+    assert first_act(tiny, states, actions, proprio=False).shape == (actions,)
+
+
+def first_act(tiny, states: int, actions: int, proprio: bool) -> np.ndarray:
+    encoder = build_encoder(tiny, seed=0)
+    config = ac_jepa.Config(ACPredictorConfig(width=24, depth=1, heads=2, proprio=proprio))
+    world = ac_jepa.build(config, runs.world_spec(encoder, actions, 7), torch.Generator().manual_seed(0))
+    bounds = Bounds(torch.full((actions,), -0.1), torch.full((actions,), 0.1))
+    planner = CEM(Config(horizon=2, samples=4, iterations=1, elites=2))
+    looped, picture = Agent(world, eyes(encoder), planner, bounds), np.zeros((16, 16, 3), np.uint8)
+    looped.aim_at(picture)
+    return looped.act(picture, np.zeros(states))
+
+
 class Line:
     """A hand on a line that goes where it is told."""
 
@@ -233,7 +321,6 @@ def test_in_the_benchmark_an_episode_that_stops_is_recorded_and_the_others_go_on
 def test_the_robot_example_runs(tmp_path, tiny, save_model, monkeypatch):
     pytest.importorskip("gymnasium")
     from jepa.posttrain import PosttrainConfig
-    from jepa.worlds.ac_jepa import build
 
     path = Path(__file__).parents[2] / "examples" / "robot.py"
     assert len(path.read_text().splitlines()) <= 40
@@ -242,7 +329,7 @@ def test_the_robot_example_runs(tmp_path, tiny, save_model, monkeypatch):
     encoder = build_encoder(tiny, seed=0)
     checkpoint.claim_run(tmp_path, to_dict(config))
     runs.save_encoder(tmp_path, encoder)
-    save_model(tmp_path, build(config.world, runs.world_spec(encoder, 7, 7), torch.Generator().manual_seed(0)))
+    save_model(tmp_path, ac_jepa.build(config.world, runs.world_spec(encoder, 7, 7), torch.Generator().manual_seed(0)))
     spec = util.spec_from_file_location("robot", path)
     robot = util.module_from_spec(spec)
     monkeypatch.setitem(sys.modules, "robot", robot)

@@ -12,11 +12,14 @@ from jepa import encode, pose
 from jepa.cli import app
 from jepa.config import ConfigError
 from jepa.data.clip import Episode, Spec
+from jepa.encode import Trajectory
 from jepa.planning import landscape
 from jepa.planning.check import measure as check_measure
 from jepa.planning.check import run as check
 from jepa.planning.check.verdict import RIGHT, summary, verdicts
+from jepa.planning.embodiment import Adapter, Embodiment
 from jepa.planning.landscape import lowest
+from jepa.runs import Reading
 from jepa.worlds.base import State, Step, WorldModel
 
 SPREAD = torch.tensor([0.03, 0.03, 0.02, 0.05, 0.05, 0.1, 0.1])
@@ -187,12 +190,55 @@ def test_a_turned_frame_is_named(checked):
     assert "45°" in result["axes"][0]["words"]
 
 
-def test_what_does_not_move_or_is_not_searched_cannot_be_told(checked):
-    result = checked("action_limit: [0.06, 0.06, 0.06, 0, 0, 0, 1]", still=(2,))
+def test_what_does_not_move_cannot_be_told(checked):
+    result = checked("action_limit: [0.06, 0.06, 0.06, 0, 0, 0, 1]", still=(2, 5))
     found = verdict(result)
-    assert result["ok"] and found["x"] == found["y"] == found["gripper"] == RIGHT
-    assert found["z"] == found["yaw"] == "cannot tell"
-    assert "hardly move" in result["axes"][2]["words"] and "limit is 0" in result["axes"][5]["words"]
+    assert result["ok"] and {found.pop("z"), found.pop("yaw")} == {"cannot tell"} and set(found.values()) == {RIGHT}
+    assert "hardly move" in result["axes"][2]["words"] and "hardly move" in result["axes"][5]["words"]
+
+
+FROZEN = "action_limit: [0.05, 0.05, 0.05, 0, 0, 0, 0.75]"  # as a Franka of DROID: the planner does not turn the hand
+
+
+def test_rotations_that_the_planner_does_not_use_are_checked_all_the_same(checked):
+    assert set(verdict(checked(FROZEN)).values()) == {RIGHT}
+    result = checked(FROZEN, "rotation: extrinsic_zyx")
+    found = verdict(result)
+    assert not result["ok"] and found["roll"] == found["yaw"] == "swapped" and found["pitch"] == RIGHT
+    assert "it follows the logged yaw" in result["summary"] and found["x"] == RIGHT
+
+
+def test_how_far_each_axis_is_searched():
+    world, frozen = Truth(), Adapter(Embodiment(action_limit=(0.05, 0.3, 0, 0, 0.1, 0, 0.75)))
+    expected = [0.075, 0.3, 0.06, 0.15, 0.15, 0.3, 1.0]  # 1.5 limits where there are any, else 3 spreads; m, rad
+    assert check_measure.search_range(world, frozen).tolist() == pytest.approx(expected)
+    assert check_measure.search_range(world, Adapter(Embodiment())).tolist() == pytest.approx((3 * SPREAD).tolist())
+    world.action_scale = torch.ones(7)  # as a layer_norm world has
+    assert torch.equal(check_measure.search_range(world, Adapter(Embodiment())), check_measure.LARGEST)
+
+
+def test_a_world_of_other_actions_is_refused(checked):
+    world = Truth()
+    world.action_scale = torch.ones(2)
+    with pytest.raises(ConfigError, match=r"actions of 2 numbers; the check is of those of 7.*jepa plan offline"):
+        checked(world=world)
+
+
+def test_each_transition_has_the_camera_of_its_own_frame(monkeypatch):
+    generator = torch.Generator().manual_seed(0)
+
+    def recorded(*given):
+        for number in range(5):
+            states = torch.rand(8, 7, generator=generator)
+            yield Trajectory(written(states), pose.delta(states[:-1], states[1:]), states, states[:, :6] - 1, number)
+
+    monkeypatch.setattr(check_measure, "trajectories", recorded)
+    monkeypatch.setattr(check_measure, "encode_frames", read)
+    given = (Shards(), _encoder(), Reading(extrinsics=True), Adapter(Embodiment()), torch.ones(7))
+    data = check_measure.transitions(*given, count=5, each=3)
+    assert len(data.camera) == 15
+    torch.testing.assert_close(data.camera, data.pose[:, :6] - 1)
+    torch.testing.assert_close(data.proprio, torch.cat((data.tokens[:, 0, 0], data.camera), 1), atol=1e-4, rtol=0)
 
 
 def test_a_world_that_ignores_actions_tells_nothing_and_does_not_pass(checked):
@@ -241,6 +287,13 @@ def test_the_cameras_of_an_episode_are_one_episode(checked):
 
 def test_a_rate_that_is_not_the_world_s_is_said(checked):
     assert checked("rate: 15")["notes"] == ["rate: these recordings give 4 steps a second, embodiment mine says 15"]
+
+
+@pytest.mark.parametrize(("fps", "noted"), [(4.0, False), (3.0, True)])
+def test_a_rate_of_4_that_is_every_4th_of_15_frames_is_no_note(checked, monkeypatch, fps, noted):
+    monkeypatch.setattr(Shards, "spec", Spec(fps=15.0, action_dim=7, state_dim=7))
+    notes = " ".join(checked(fps=fps)["notes"])
+    assert ("rate: these recordings give 3 steps a second" in notes) == ("rate:" in notes) == noted
 
 
 def test_episodes_of_the_training_are_noticed(checked, tmp_path):

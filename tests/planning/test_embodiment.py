@@ -146,6 +146,7 @@ def test_limits_of_zero_are_frozen():
         ("position", "inch"), ("rotation", "extrinsic_xyx"), ("frame", "world"), ("axes", ("x", "x", "z")),
         ("gripper", (1.0, 1.0)), ("gripper", (1.0,)), ("action_limit", (0.1,)), ("action_scale", (1.0, 0.0, 1.0)),
         ("rate", 0.0), ("workspace", ((0.0, 1.0), (0.0, 1.0), (1.0, 0.0))), ("camera_pose", (0.0,)),
+        ("frame", "camera"),
     ],
 )  # fmt: skip
 def test_a_value_that_makes_no_sense_names_its_key(key, value):

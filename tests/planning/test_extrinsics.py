@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from torch.nn import functional as F
 from typer.testing import CliRunner
 
 from jepa import posttrain
@@ -15,9 +16,12 @@ from jepa.config import ConfigError, load_config
 from jepa.data.index import Manifest
 from jepa.data.loader import episodes
 from jepa.planning.agent import Agent, eyes
+from jepa.planning.check import run as check
+from jepa.planning.check.measure import search_range, transitions
 from jepa.planning.embodiment import Adapter, Embodiment
 from jepa.planning.offline.measure import starts
 from jepa.planning.planners import cem
+from jepa.pose import integrate
 from jepa.runs import Reading, load_world, reading
 
 write_shards = runpy.run_path(str(Path(__file__).parents[1] / "encode_fixtures.py"))["write_shards"]
@@ -63,6 +67,33 @@ def test_offline_starts_hold_the_rows_of_their_frames(trained):
     rows = [e.arrays for e in episodes(Manifest.load(heldout), 16)]
     wanted = np.concatenate([np.concatenate((a["states"], a["extrinsics"]), 1)[::4] for a in rows])
     assert np.array_equal(found.states, wanted)
+
+
+@pytest.mark.parametrize(
+    ("moved", "words"),
+    [
+        (None, "mine says none; without it an agent refuses"),
+        ((0.0, 0.08, 0.0, 0.0, 0.15, 0.0), ""),
+        ((0.0, 0.0, 0.15, 0.0, 0.0, 0.0), "mine's is 0.15 m and 0.00 rad from the nearest camera"),
+        ((0.05, 0.0, 0.0, 0.0, 0.0, 0.3), "mine's is 0.05 m and 0.30 rad from the nearest camera"),
+    ],
+)
+def test_the_check_compares_the_robots_camera_with_the_recorded_ones(trained, monkeypatch, tmp_path, moved, words):
+    """`moved`: a way in the base, m, and a turn in place, rad, from where a camera of the recordings stood."""
+    run, _, heldout = trained
+    (encoder, world), adapter = load_world(run), Adapter(Embodiment())
+    given = (Manifest.load(heldout), encoder, reading(run), adapter, search_range(world, adapter))
+    one = F.pad(transitions(*given, count=5, each=1).camera[3], (0, 1))
+    stands = [] if moved is None else integrate(one, F.pad(torch.tensor(moved), (0, 1)))[:6].tolist()
+    mine = tmp_path / "mine.yaml"
+    mine.write_text(f"name: mine\ncamera_pose: {stands}\n")
+    monkeypatch.setattr(check, "search", lambda world, data, *given, **how: (data.change, torch.zeros(len(data.pose))))
+    monkeypatch.setattr(check, "camera_shifts", lambda *given: [])
+    monkeypatch.setattr(check, "landscapes", lambda *given: {})
+    monkeypatch.setattr(check.check_page, "write", lambda *given: "no page")
+    notes = check.run(run, heldout, embodiment=str(mine), out=tmp_path / "out", each=1)["notes"]
+    found = [note for note in notes if note.startswith("camera_pose: ")]
+    assert len(found) == bool(words) and words in "".join(found)
 
 
 def test_an_agent_is_told_by_the_embodiment(trained):
