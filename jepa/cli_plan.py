@@ -27,7 +27,7 @@ def bench(preset: Preset, overrides: Overrides = None) -> None:
 
 @app.command()
 def check(
-    world_run: Annotated[Path, typer.Argument(help="Folder of a post-training.")],
+    world_run: Annotated[Path, typer.Argument(help="Folder of a post-training, or a released V-JEPA 2-AC.")],
     shards: Annotated[str, typer.Argument(help="Packed episodes with actions and states, held out of its training.")],
     embodiment: Annotated[
         str, typer.Option(help="How the robot writes its numbers: configs/embodiment/NAME.yaml or a YAML file.")

@@ -54,9 +54,9 @@ def run(
     `ok` is whether an axis was confirmed and none looks wrong.
 
     Args:
-        world_run: the folder of a post-training. shards: packed episodes that it was not trained on.
+        world_run: the folder of a post-training, or a released V-JEPA 2-AC. shards: packed episodes that it was not trained on.
         embodiment: a preset of `configs/embodiment` or a YAML path; "" means V-JEPA 2-AC's own conventions.
-        out: a folder; "" is WORLD_RUN/check.
+        out: a folder; "" is WORLD_RUN/check, beside a file that of its name.
         count: episodes, the first of the shards. each: transitions of each, those with the largest actions.
         seed: of the bootstrap over episodes.
 
@@ -93,7 +93,8 @@ def run(
         "camera_shift": camera_shifts(encoder, world, data, reach),  # type: ignore[arg-type]
         "seed": seed,
     }
-    folder = Path(out or Path(world_run) / "check")
+    home = Path(world_run).with_suffix("") if Path(world_run).is_file() else Path(world_run)
+    folder = Path(out or home / "check")
     folder.mkdir(parents=True, exist_ok=True)
     points = {"logged": logged.tolist(), "lowest": lowest.tolist(), "episode": data.episode.tolist()}
     (folder / "check.json").write_text(json.dumps({**result, "points": points}, indent=1))

@@ -12,11 +12,13 @@ import huggingface_hub
 import pytest
 import torch
 from safetensors.torch import save_file
+from typer.testing import CliRunner
 
 import jepa
 import jepa.runs
 from jepa import runs
 from jepa.checkpoint import CheckpointError
+from jepa.cli import app
 from jepa.config import ConfigError, build, load_config, to_dict
 from jepa.interop import notes as telling
 from jepa.interop import run as interop_run
@@ -262,6 +264,12 @@ def test_a_released_robot_model_is_a_world_to_plan_with(tmp_path):
     with torch.no_grad():
         wanted = ac.ac_predictor(encode_frames(ac.encoder, frames), action[:, None], pose)[:, -1]
     torch.testing.assert_close(found, torch.nn.functional.layer_norm(wanted, wanted.shape[-1:]), atol=1e-5, rtol=1e-5)
+    write_shards = runpy.run_path(str(Path(__file__).parents[1] / "encode_fixtures.py"))["write_shards"]
+    (tmp_path / "raw").mkdir()
+    shards = write_shards(tmp_path / "raw", [9] * 5)
+    checked = CliRunner().invoke(app, ["plan", "check", str(tmp_path / "ac"), str(shards), "--each", "1"])
+    assert checked.exit_code in (0, 2) and "actions: at fps=4 changes of pose" in " ".join(checked.output.split())
+    assert json.loads((tmp_path / "ac" / "check" / "check.json").read_text())["transitions"] == 5
     made.random_model(made.VJEPA2).save_pretrained(tmp_path / "none")
     with pytest.raises(CheckpointError, match="none has no action-conditioned predictor"):
         jepa.runs.load_world(tmp_path / "none")
