@@ -54,7 +54,8 @@ def run(
     `ok` is whether an axis was confirmed and none looks wrong.
 
     Args:
-        world_run: the folder of a post-training, or a released V-JEPA 2-AC. shards: packed episodes that it was not trained on.
+        world_run: the folder of a post-training, or a released V-JEPA 2-AC.
+        shards: packed episodes that it was not trained on.
         embodiment: a preset of `configs/embodiment` or a YAML path; "" means V-JEPA 2-AC's own conventions.
         out: a folder; "" is WORLD_RUN/check, beside a file that of its name.
         count: episodes, the first of the shards. each: transitions of each, those with the largest actions.
