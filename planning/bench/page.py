@@ -153,7 +153,8 @@ def _skill(told: Sequence[Mapping[str, Any]]) -> str:
 
 def _made(contents: Mapping[str, Any]) -> str:
     lines = [row["command"] for row in contents["rows"]]
-    text = "This command makes all of it, and with another `out=…` makes it anew; below, one for each row with ours:"
+    text = "This command makes all of it, and with another `out=…` makes it anew; below, one for each row with ours, "
+    text += "which makes it anew in a folder of its own:"
     return (
         html.paragraph(text)
         + html.commands([contents["command"]])

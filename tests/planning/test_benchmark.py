@@ -3,6 +3,7 @@
 import contextlib
 import importlib.resources
 import json
+import shlex
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -15,9 +16,11 @@ from torch import Tensor
 pytest.importorskip("gymnasium")
 
 from PIL import Image
+from typer.testing import CliRunner
 
 from jepa import runs
 from jepa.checkpoint import CheckpointError
+from jepa.cli import app
 from jepa.config import ConfigError, load_config, preset_names
 from jepa.models.encoder import build_encoder
 from jepa.planning import inverse
@@ -305,11 +308,27 @@ def test_the_page_stands_alone_and_its_command_is_the_whole_config(config):
     found, page = read(config), (Path(config.out) / "bench.html").read_text()
     assert 'src="http' not in page and "<script" not in page and page.count("data:image/gif") == 1
     assert found["command"] == f"jepa plan bench {config.out}/bench.yaml" and found["command"] in page
-    assert f"{found['command']} tasks=[reach] rows=[oracle]" in page
+    oracle = f"{found['command']} out={config.out}/rows/reach_oracle tasks=[reach] rows=[oracle]"
+    assert oracle in page and oracle in [row["command"] for row in found["rows"]]
     assert "the fingertips end within 5 cm" in page and "no control=… given" in page
     again = load_config(PlanConfig, "plan", f"{config.out}/bench.yaml")
     assert again == replace(config, tasks=("reach",), budgets=(2.0,))
     assert not jobs(again), "it is the very same benchmark"
+
+
+def test_a_printed_command_makes_its_row_again_and_leaves_the_whole_as_it_was(config):
+    planners = {"short": {"type": "cem", "samples": 4, "iterations": 1, "elites": 2, "horizon": 1}}
+    run(replace(config, tasks=("reach",), rows=("random", "nothing"), planners=planners))
+    found, folder = read(config), Path(config.out)
+    whole = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    commands = {row["row"]: row["command"] for row in found["rows"]} | {"whole": found["command"]}
+    for name in ("random", "ours_short", "whole"):
+        verb = CliRunner().invoke(app, shlex.split(commands[name])[1:], catch_exceptions=False)
+        assert verb.exit_code == 0, verb.output
+        assert {path: path.read_bytes() for path in whole} == whole, name
+    again = json.loads((folder / "rows" / "reach_random" / "results.json").read_text())["rows"]
+    assert [row["row"] for row in again] == ["ours", "ours_short", "random"]
+    assert [row["curve"] for row in again] == [r["curve"] for r in found["rows"] if r["row"] != "nothing"]
 
 
 def test_films_show_success_and_failure_where_there_are_both():
