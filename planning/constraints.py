@@ -3,7 +3,8 @@
 All of it is one closed set for each step, and `Bounds.project` moves actions to the nearest point of it.
 """
 
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -126,6 +127,38 @@ class Bounds:
         free = torch.ones_like(self.low)
         free[list(self.frozen)] = 0.0
         return values * free
+
+
+@dataclass(frozen=True)
+class BoundsConfig:
+    """`Bounds` by keys of a preset; without any they are the robot's own limits and the task's frozen axes."""
+
+    low: tuple[float | None, ...] = ()  # (A), in the action's own units; None, or no list, is the robot's own
+    high: tuple[float | None, ...] = ()
+    frozen: tuple[int, ...] | None = None  # instead of the task's; [] frees every axis
+    balls: list[Ball] = field(default_factory=list)
+    schedules: list[Schedule] = field(default_factory=list)
+
+    def within(self, limit: Tensor, own: Tensor, frozen: Sequence[int]) -> Bounds:
+        """The bounds of a robot that carries out at most ±`limit` (A).
+
+        Args:
+            own: (A), half the width of the box that is not given. frozen: the task's.
+
+        Raises:
+            ConfigError: a side has another width or leads past the limit; and what `Bounds` refuses.
+        """
+        sides = []
+        for name, given, plain in (("low", self.low, -own), ("high", self.high, own)):
+            if given and len(given) != len(own):
+                raise ConfigError(f"bounds.{name} has {len(given)} numbers; an action has {len(own)}")
+            told = [plain[axis] if value is None else plain.new_tensor(value) for axis, value in enumerate(given)]
+            side = torch.stack(told) if told else plain
+            if told and bool((side.abs() > limit).any()):
+                raise ConfigError(f"bounds.{name} is {side.tolist()}; the robot carries out ±{limit.tolist()} at most")
+            sides.append(side)
+        axes = frozen if self.frozen is None else self.frozen
+        return Bounds(*sides, tuple(axes), tuple(self.balls), tuple(self.schedules))
 
 
 def vjepa2_ac_bounds(maxnorm: float = 0.05, pins: dict[int, float] | None = None, close_from: int = -1) -> Bounds:

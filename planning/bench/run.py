@@ -40,6 +40,8 @@ def run(config: PlanConfig) -> Path:
     manifest = frozen_goals(config)
     with contextlib.closing(make(**manifest.environment)) as env:
         check(manifest, env)
+        for task in config.tasks:
+            rows.action_bounds(env, config, manifest.frozen.get(task, ()))
     table, omitted = rows.chosen(config)
     known = {row.run: weights(row.run) for row in table if row.run}
     table, untrained = with_nets(table, config, known)

@@ -33,6 +33,7 @@ from jepa.planning.bench.config import PlanConfig, frozen_goals
 from jepa.planning.bench.jobs import Cell, Job, missing, run_job, work
 from jepa.planning.bench.run import cells_of, run
 from jepa.planning.bench.simulator import SimulatorWorld, pictured
+from jepa.planning.constraints import Ball, BoundsConfig
 from jepa.planning.envs.base import make
 from jepa.planning.landscape import energy_landscape
 from jepa.planning.manifest import ManifestError
@@ -117,6 +118,25 @@ def test_every_row_of_every_task_with_its_cost_and_interval(config, tmp_path):
     assert found["omitted"] == {} and "fingertips" in found["tasks"]["reach"]["success"]
 
 
+def test_constraints_and_pace_reach_the_plans(config):
+    config = replace(config, tasks=("push",), goals=1, rows=("oracle",))
+
+    def told(**changed) -> dict[str, tuple[np.ndarray, int]]:
+        found = {job.cell.row.name: run_job(job)[0] for job in jobs(replace(config, **changed))}
+        return {name: (np.array(e["actions"]), e["model_steps"]) for name, e in found.items()}
+
+    plain, ball = told(), told(bounds=BoundsConfig(balls=[Ball((0, 1, 2), 0.02)]))
+    turned = told(bounds=BoundsConfig(frozen=()))
+    for name in ("ours", "oracle"):
+        assert np.linalg.norm(ball[name][0][:, :3], axis=1).max() <= 0.02 + 1e-6, name
+        assert np.linalg.norm(plain[name][0][:, :3], axis=1).max() > 0.03, name
+        assert (plain[name][0][:, 3:6] == 0).all() and (turned[name][0][:, 3:6] != 0).any(), name
+    twice, hurried = told(execute=2), told(seconds=1e-9)
+    assert all(twice[name][1] == plain[name][1] / 2 for name in twice), "a plan for every other decision"
+    assert hurried["ours"][1] == config.planner.horizon, "the first mean alone"
+    assert hurried["oracle"][1] == plain["oracle"][1] and np.array_equal(hurried["oracle"][0], plain["oracle"][0])
+
+
 def test_true_dynamics_are_the_simulator_seen_by_our_encoder(config, tiny):
     """What is imagined looks as the environment does after the same action, and the row plans with our energy."""
     (row,) = [row for row in rows.chosen(replace(config, rows=("true_dynamics",)))[0] if row.kind == "true_dynamics"]
@@ -157,6 +177,10 @@ def test_a_second_run_redoes_nothing_and_a_changed_setting_redoes_what_it_touche
     assert redone(replace(config, seed=1)) == {"ours", "random", "nothing", "oracle"}
     assert redone(replace(config, seeds={"reach": 2})) == {"ours", "random"}  # the others do not draw, or have one
     assert redone(replace(config, batch=1, chunk=1, workers=2)) == set()
+    assert redone(replace(config, bounds=BoundsConfig(frozen=()))) == {"ours", "random", "oracle"}
+    assert redone(replace(config, bounds=BoundsConfig(frozen=None, low=[], balls=[]))) == set()
+    assert redone(replace(config, execute=2)) == {"ours", "oracle"}
+    assert redone(replace(config, seconds=9.0)) == {"ours"}
     more = jobs(replace(config, goals=3))  # the oracle has its own count
     assert {job.cell.row.name for job in more} == {"ours", "random", "nothing"}
     assert all(job.goals == (2,) for job in more), "what is there is not run again"
