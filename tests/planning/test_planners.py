@@ -462,8 +462,9 @@ def reference_cem(world, state, goal, bounds, momentum, momentum_gripper, sample
     return torch.cat((mean[:, :3], torch.zeros(horizon, 3), gripper), dim=-1)
 
 
-def test_the_preset_of_the_reference_has_its_effort():
-    found = load_config(PlanConfig, "plan", "vjepa2_ac", ["world=w", "out=o"]).planner
+@pytest.mark.parametrize("name", ["vjepa2_ac", "default"])
+def test_presets_at_the_effort_of_the_reference_have_it(name):
+    found = load_config(PlanConfig, "plan", name, ["world=w", "out=o"]).planner
     assert (found.horizon, found.samples, found.iterations, found.elites) == (2, 400, 10, 10)
 
 
