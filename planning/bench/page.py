@@ -113,7 +113,7 @@ def _compute(points: Sequence[Mapping[str, Any]]) -> str:
     head = ["task", "row", "times the candidates", "success", "95 %", "s / decision", "model steps / decision"]
     cells = [
         [
-            *(p["task"], p["label"], f"{p['budget']:g}", f"{p['success']['rate']:.0%}"),
+            *(p["task"], p["label"], f"{p['budget']:.3g}", f"{p['success']['rate']:.0%}"),
             *(_between(p["success"]), f"{p['seconds']:.3f}", str(p["model_steps"])),
         ]
         for p in points

@@ -39,7 +39,10 @@ RANDOM = ("ours", "control", "pixels", "random")  # what a seed changes
 
 @dataclass(frozen=True)
 class Row:
-    """A row of the table: `kind` is a key of LABELS. Rows of a `budget` stand in the curves instead."""
+    """A row of the table: `kind` is a key of LABELS.
+
+    Rows of a `budget`, how many times the candidates of the row they follow, stand in the curves instead.
+    """
 
     name: str
     kind: str
@@ -98,14 +101,13 @@ def _with_planner(config: PlanConfig) -> list[list[Row]]:
 
 
 def _scaled(row: Row, factor: float) -> Row:
-    """The same search with `factor` times the candidates, of which the same share is elite."""
+    """The same search with `factor` times the candidates, of which the same share is elite; at least two of both."""
     sizes = [key for key in ("samples", "restarts", "elites") if hasattr(row.planner, key)]
     if not sizes or factor <= 0:
         raise ConfigError(f"budgets: {factor:g} times the effort of row '{row.label}' is not to be had")
     planner = replace(row.planner, **{key: max(2, round(factor * getattr(row.planner, key))) for key in sizes})
-    return replace(
-        row, name=f"{row.name}_x{factor:g}", label=f"{row.label} × {factor:g}", planner=planner, budget=factor
-    )
+    real = getattr(planner, sizes[0]) / getattr(row.planner, sizes[0])  # candidates come whole
+    return replace(row, name=f"{row.name}_x{factor:g}", label=f"{row.label} × {real:.3g}", planner=planner, budget=real)
 
 
 def action_bounds(env: Any, config: PlanConfig, frozen: Sequence[int]) -> Bounds:

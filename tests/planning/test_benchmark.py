@@ -283,6 +283,21 @@ def test_planners_are_rows_and_budgets_are_curves(config):
     assert all(set(p["success"]) >= {"rate", "low", "high"} for p in found["curves"])
 
 
+def test_budgets_are_labelled_by_the_candidates_that_there_are(config):
+    """Two of three restarts are not the half of them."""
+    planners = {"gradient": {"restarts": 3}, "cem": {"samples": 4, "elites": 2}}
+    found = rows.chosen(replace(config, rows=(), planners=planners, budgets=(0.5, 2.0)))[0]
+    told = {row.label: (row.budget, row.name) for row in found if row.budget}
+    assert told == {
+        "ours × 0.5": (0.5, "ours_x0.5"),
+        "ours × 2": (2.0, "ours_x2"),
+        "ours, gradient × 0.667": (2 / 3, "ours_gradient_x0.5"),
+        "ours, gradient × 2": (2.0, "ours_gradient_x2"),
+        "ours, cem × 0.5": (0.5, "ours_cem_x0.5"),
+        "ours, cem × 2": (2.0, "ours_cem_x2"),
+    }
+
+
 def test_mistakes_are_one_line(config, monkeypatch, tmp_path):
     with pytest.raises(ManifestError, match="101 goals"):
         run(replace(config, goals=101))
@@ -315,6 +330,8 @@ def test_presets_are_valid_and_their_goals_are_there(name):
     file = importlib.resources.files("jepa.configs") / "plan" / config.manifest
     held = Counter(goal["task"] for goal in json.loads(file.read_text())["goals"])
     assert all(held[task] >= max(1, config.goals) for task in config.tasks)
+    if name == "planners":  # search is worth what it adds to the nets, below what the simulator allows
+        assert set(config.rows) == {"random", "cloning", "inverse", "oracle"} and len(config.planners) == 5
     if name == "default":
         found = {task: (held[task], config.seeds.get(task, 1)) for task in config.tasks}
         assert found == {"reach": (100, 3), "push": (100, 3), "grasp": (30, 1), "pick_and_place": (30, 1)}
