@@ -21,7 +21,7 @@ from jepa.planning.bench import page as bench_page
 from jepa.planning.bench.config import PlanConfig, frozen_goals
 from jepa.planning.bench.jobs import Cell, cell, missing, work
 from jepa.planning.bench.simulator import oracle
-from jepa.planning.bench.worlds import skills, weights, with_nets
+from jepa.planning.bench.worlds import check_camera, skills, weights, with_nets
 from jepa.planning.envs.base import make
 from jepa.planning.manifest import Manifest, check, task_of
 
@@ -44,6 +44,8 @@ def run(config: PlanConfig) -> Path:
             rows.action_bounds(env, config, manifest.frozen.get(task, ()))
     table, omitted = rows.chosen(config)
     known = {row.run: weights(row.run) for row in table if row.run}
+    for world in known:
+        check_camera(world)
     table, untrained = with_nets(table, config, known)
     cells = cells_of(table, config, manifest, known)
     work(missing(cells, manifest), manifest, config.workers)

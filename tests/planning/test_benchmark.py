@@ -74,6 +74,7 @@ def config(tmp_path, tiny, monkeypatch) -> PlanConfig:
 
     monkeypatch.setattr(rows, "check_weights", check_weights)
     monkeypatch.setattr(benchmark, "weights", lambda run: run)
+    monkeypatch.setattr(benchmark, "check_camera", lambda run: None)
     small = ["goals=2", "oracle_goals=1", "workers=0", "films=1", f"out={tmp_path / 'plan'}", "world=toy"]
     return load_config(PlanConfig, "plan", "debug", small)
 

@@ -124,6 +124,7 @@ def test_without_bounds_the_box_is_the_environments(config):
 )
 def test_mistakes_in_constraints_and_pace_are_one_line_before_anything_runs(tmp_path, monkeypatch, given, says):
     monkeypatch.setattr(bench, "weights", lambda run: run)
+    monkeypatch.setattr(bench, "check_camera", lambda run: None)
     monkeypatch.setattr(bench, "work", lambda *args: pytest.fail("too late"))
     small = ["world=w", f"out={tmp_path}", "rows=[random]", "oracle.horizon=3"]
     with pytest.raises(ConfigError, match=says) as caught:

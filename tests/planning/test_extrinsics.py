@@ -15,6 +15,8 @@ from jepa.config import ConfigError, load_config
 from jepa.data.index import Manifest
 from jepa.data.loader import episodes
 from jepa.planning.agent import Agent, eyes
+from jepa.planning.bench import run as bench
+from jepa.planning.bench.config import PlanConfig
 from jepa.planning.embodiment import Adapter, Embodiment
 from jepa.planning.planners import cem
 from jepa.runs import Reading, load_world, reading
@@ -53,6 +55,15 @@ def test_check_and_offline_read_it_too(trained):
     few = ["goals=[1]", "planner.samples=4", "planner.elites=2", "planner.iterations=1", "inverse_steps=2"]
     verb = CliRunner().invoke(app, ["plan", "offline", str(run), str(heldout), *few], catch_exceptions=False)
     assert verb.exit_code == 0, verb.output
+
+
+def test_a_benchmark_refuses_it_before_anything_runs(trained, tmp_path, monkeypatch):
+    pytest.importorskip("gymnasium")
+    monkeypatch.setattr(bench, "work", lambda *args: pytest.fail("too late"))
+    config = load_config(PlanConfig, "plan", "debug", [f"world={trained[0]}", f"out={tmp_path / 'bench'}"])
+    with pytest.raises(ConfigError, match=r"no environment .* trained without world\.predictor\.extrinsics"):
+        bench.run(config)
+    assert not (tmp_path / "bench").exists()
 
 
 def test_an_agent_is_told_by_the_embodiment(trained):
