@@ -352,6 +352,8 @@ def test_the_page_stands_alone_and_its_command_is_the_whole_config(config):
     assert found["command"] == f"jepa plan bench {config.out}/bench.yaml" and found["command"] in page
     oracle = f"{found['command']} out={config.out}/rows/reach_oracle tasks=[reach] rows=[oracle]"
     assert oracle in page and oracle in [row["command"] for row in found["rows"]]
+    near, middle = found["rows"][0]["by_distance"]
+    assert f"near: {100 * near['low']:.1f}–{100 * near['high']:.1f} cm" in page and near["low"] < middle["low"]
     assert "the fingertips end within 5 cm" in page and "no control=… given" in page
     again = load_config(PlanConfig, "plan", f"{config.out}/bench.yaml")
     assert again == replace(config, tasks=("reach",), budgets=(2.0,))
