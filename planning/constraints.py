@@ -148,17 +148,9 @@ class BoundsConfig:
         Raises:
             ConfigError: a side has another width or leads past the limit; and what `Bounds` refuses.
         """
-        sides = []
-        for name, given, plain in (("low", self.low, -own), ("high", self.high, own)):
-            if given and len(given) != len(own):
-                raise ConfigError(f"bounds.{name} has {len(given)} numbers; an action has {len(own)}")
-            told = [plain[axis] if value is None else plain.new_tensor(value) for axis, value in enumerate(given)]
-            side = torch.stack(told) if told else plain
-            if told and bool((side.abs() > limit).any()):
-                raise ConfigError(f"bounds.{name} is {side.tolist()}; the robot carries out ±{limit.tolist()} at most")
-            sides.append(side)
+        low, high = _side("low", self.low, -own, limit), _side("high", self.high, own, limit)
         axes = frozen if self.frozen is None else self.frozen
-        return Bounds(*sides, tuple(axes), tuple(self.balls), tuple(self.schedules))
+        return Bounds(low, high, tuple(axes), tuple(self.balls), tuple(self.schedules))
 
 
 def vjepa2_ac_bounds(maxnorm: float = 0.05, pins: dict[int, float] | None = None, close_from: int = -1) -> Bounds:
@@ -174,6 +166,18 @@ def vjepa2_ac_bounds(maxnorm: float = 0.05, pins: dict[int, float] | None = None
     if close_from >= 0:
         schedules.append(Schedule(6, (None,) * close_from + (1.0,)))
     return Bounds(-high, high, frozen=(3, 4, 5), schedules=tuple(schedules))
+
+
+def _side(name: str, given: Sequence[float | None], own: Tensor, limit: Tensor) -> Tensor:
+    """One side (A) of a box as a config gives it, in part or not at all; `own` elsewhere."""
+    if not given:
+        return own
+    if len(given) != len(own):
+        raise ConfigError(f"bounds.{name} has {len(given)} numbers; an action has {len(own)}")
+    side = torch.stack([own[a] if value is None else own.new_tensor(value) for a, value in enumerate(given)])
+    if bool((side.abs() > limit).any()):
+        raise ConfigError(f"bounds.{name} is {side.tolist()}; the robot carries out ±{limit.tolist()} at most")
+    return side
 
 
 def _norm(actions: Tensor, ball: Ball) -> Tensor:
