@@ -3,7 +3,8 @@
 All of it is one closed set for each step, and `Bounds.project` moves actions to the nearest point of it.
 """
 
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -128,6 +129,30 @@ class Bounds:
         return values * free
 
 
+@dataclass(frozen=True)
+class BoundsConfig:
+    """`Bounds` by keys of a preset; without any they are the robot's own limits and the task's frozen axes."""
+
+    low: tuple[float | None, ...] = ()  # (A), in the action's own units; None, or no list, is the robot's own
+    high: tuple[float | None, ...] = ()
+    frozen: tuple[int, ...] | None = None  # instead of the task's; [] frees every axis
+    balls: list[Ball] = field(default_factory=list)
+    schedules: list[Schedule] = field(default_factory=list)
+
+    def within(self, limit: Tensor, own: Tensor, frozen: Sequence[int]) -> Bounds:
+        """The bounds of a robot that carries out at most ±`limit` (A).
+
+        Args:
+            own: (A), half the width of the box that is not given. frozen: the task's.
+
+        Raises:
+            ConfigError: a side has another width or leads past the limit; and what `Bounds` refuses.
+        """
+        low, high = _side("low", self.low, -own, limit), _side("high", self.high, own, limit)
+        axes = frozen if self.frozen is None else self.frozen
+        return Bounds(low, high, tuple(axes), tuple(self.balls), tuple(self.schedules))
+
+
 def vjepa2_ac_bounds(maxnorm: float = 0.05, pins: dict[int, float] | None = None, close_from: int = -1) -> Bounds:
     """The action set of V-JEPA 2-AC's planner (arXiv 2506.09985, §3.2, and its code) for 7-D end-effector actions.
 
@@ -141,6 +166,18 @@ def vjepa2_ac_bounds(maxnorm: float = 0.05, pins: dict[int, float] | None = None
     if close_from >= 0:
         schedules.append(Schedule(6, (None,) * close_from + (1.0,)))
     return Bounds(-high, high, frozen=(3, 4, 5), schedules=tuple(schedules))
+
+
+def _side(name: str, given: Sequence[float | None], own: Tensor, limit: Tensor) -> Tensor:
+    """One side (A) of a box as a config gives it, in part or not at all; `own` elsewhere."""
+    if not given:
+        return own
+    if len(given) != len(own):
+        raise ConfigError(f"bounds.{name} has {len(given)} numbers; an action has {len(own)}")
+    side = torch.stack([own[a] if value is None else own.new_tensor(value) for a, value in enumerate(given)])
+    if bool((side.abs() > limit).any()):
+        raise ConfigError(f"bounds.{name} is {side.tolist()}; the robot carries out ±{limit.tolist()} at most")
+    return side
 
 
 def _norm(actions: Tensor, ball: Ball) -> Tensor:

@@ -146,7 +146,8 @@ class Replan:
                 agent.aim(self._goals[rows], [goal[rows] for goal in self._before])
             decided.append(agent.decide(view[rows]))
         stops = tuple(reason for d in decided for reason in d.stops)
-        return Decision(torch.cat([d.actions for d in decided]), decided[0].model_steps, stops)
+        steps = round(sum(d.model_steps for d in decided) / len(decided))  # a deadline may cut some short
+        return Decision(torch.cat([d.actions for d in decided]), steps, stops)
 
 
 def _advance(env: Any, sim: np.ndarray, action: np.ndarray) -> np.ndarray:

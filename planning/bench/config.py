@@ -4,6 +4,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from jepa.config import plugin
+from jepa.planning.constraints import BoundsConfig
 from jepa.planning.goals import GoalConfig, SwitchRule
 from jepa.planning.inverse import InverseConfig
 from jepa.planning.manifest import Manifest, load
@@ -35,6 +36,9 @@ class PlanConfig:
     inverse: InverseConfig = field(default_factory=InverseConfig)
     cloning: InverseConfig = field(default_factory=lambda: InverseConfig(max_gap=8))
     step_fraction: float = 1.0  # of the environment's action limits
+    bounds: BoundsConfig = field(default_factory=BoundsConfig)  # of all rows but `nothing` and `expert`
+    execute: int = 1  # actions carried out between two plans, of rows that search
+    seconds: float | None = None  # for a decision of a batch, of rows that search in a world model
     batch: int = 8  # episodes planned together
     chunk: int = 16  # goals of a job, whole batches: what is lost when a run is killed
     films: int = 2  # of each task

@@ -23,6 +23,7 @@ from jepa.config import to_dict
 from jepa.logs import progress_bar
 from jepa.planning.bench import rows
 from jepa.planning.bench.config import PlanConfig, frozen_goals
+from jepa.planning.constraints import BoundsConfig
 from jepa.planning.envs.base import make
 from jepa.planning.manifest import GoalPair, Manifest, outcome, position, positions
 from jepa.planning.mpc import run_episodes
@@ -96,6 +97,13 @@ def cell(config: PlanConfig, manifest: Manifest, task: str, row: rows.Row, weigh
     if row.kind in rows.PICTURED:
         switch = config.switch_of(task)
         means |= {"goal": to_dict(config.goal), "subgoals": to_dict(switch) if switch else None}
+    # Not named by default, so that episodes stay that are older than these settings.
+    if row.kind not in ("nothing", "expert") and (bounds := to_dict(config.bounds)) != to_dict(BoundsConfig()):
+        means["bounds"] = bounds
+    if row.kind in rows.SEARCHED and config.execute > 1:
+        means["execute"] = config.execute
+    if row.kind in rows.WORLDS and config.seconds is not None:
+        means["seconds"] = [config.seconds, config.batch]  # more episodes at once take longer
     key = hashlib.sha256(json.dumps([task, row.kind, means]).encode()).hexdigest()
     return Cell(config, task, row, count, tuple(config.seed + s for s in range(several)), key)
 
@@ -157,7 +165,7 @@ def run_job(job: Job, tick: Callable[[], None] = lambda: None) -> list[dict[str,
     known = manifest.of(each.task, each.goals)
     goals, decisions = [known[i] for i in job.goals], manifest.decisions[each.task]
     with contextlib.closing(make(**manifest.environment)) as env:
-        bounds = rows.action_bounds(env, each.config.step_fraction, manifest.frozen[each.task])
+        bounds = rows.action_bounds(env, each.config, manifest.frozen[each.task])
         own: dict[str, Any] = {"streams": job.goals, "seed": job.seed, "limit": decisions}
         controller, size = rows.controller(each.row, each.config, env, bounds, goals, **own)
         distances = [partial(_distance, each.task, positions(env, goal)[1]) for goal in goals]

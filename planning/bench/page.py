@@ -21,6 +21,7 @@ COMPUTE = (
     "Success over the effort of a decision, at the first seed: each planner with more and fewer candidates than in the "
     "tables. Seconds are of one episode's decision, with episodes planned in batches, without rendering and physics."
 )
+DISTANCE = "Success by the goal's distance at the start, in thirds of the goals, with 95 % Wilson intervals:"
 SKILL = (
     "Open loop on the held-out episodes of each post-training, in the features of its own encoder. `skill@k`: 1 minus "
     "the error after k steps over the error of copying the first frame. `shuffle@k`: the error with another window's "
@@ -86,9 +87,18 @@ def _task(task: str, contents: Mapping[str, Any], records: Sequence[Mapping[str,
     caption = "Distance to the goal: medians, and shaded the middle half of ours."
     stops = sorted({e["stopped"] for r in records for e in r["episodes"]} - {""})
     notes = "".join(html.paragraph(f"Some episodes were stopped: {reason}", "soft") for reason in stops)
-    return (
-        html.paragraph(text) + html.table(head, cells, marked="ours") + notes + html.plot(curves([panel], 4.6), caption)
-    )
+    table = html.table(head, cells, marked="ours") + notes + _by_distance(rows)
+    return html.paragraph(text) + table + html.plot(curves([panel], 4.6), caption)
+
+
+def _by_distance(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Success in thirds of the goals: the same for every row, of which one may have run fewer goals."""
+    spans = [f"{t['third']}: {100 * t['low']:.1f}–{100 * t['high']:.1f} cm" for t in rows[0]["by_distance"]]
+    cells = [
+        [r["label"], *(f"{_rate(t['success'])}, n = {t['n']}" if t["n"] else "" for t in r["by_distance"])]
+        for r in rows
+    ]
+    return html.paragraph(DISTANCE) + html.table(["row", *spans], cells, marked="ours")
 
 
 def _versus(told: Mapping[str, Any] | None) -> list[str]:
@@ -113,7 +123,7 @@ def _compute(points: Sequence[Mapping[str, Any]]) -> str:
     head = ["task", "row", "times the candidates", "success", "95 %", "s / decision", "model steps / decision"]
     cells = [
         [
-            *(p["task"], p["label"], f"{p['budget']:g}", f"{p['success']['rate']:.0%}"),
+            *(p["task"], p["label"], f"{p['budget']:.3g}", f"{p['success']['rate']:.0%}"),
             *(_between(p["success"]), f"{p['seconds']:.3f}", str(p["model_steps"])),
         ]
         for p in points
@@ -153,7 +163,8 @@ def _skill(told: Sequence[Mapping[str, Any]]) -> str:
 
 def _made(contents: Mapping[str, Any]) -> str:
     lines = [row["command"] for row in contents["rows"]]
-    text = "This command makes all of it, and with another `out=…` makes it anew; below, one for each row with ours:"
+    text = "This command makes all of it, and with another `out=…` makes it anew; below, one for each row with ours, "
+    text += "which makes it anew in a folder of its own:"
     return (
         html.paragraph(text)
         + html.commands([contents["command"]])

@@ -9,6 +9,7 @@ from rich.console import Group
 from rich.table import Table
 
 REFERENCE = "ours"
+THIRDS = ("near", "middle", "far")
 RESAMPLES = 2000
 HOW = (
     "Intervals are 95 % Wilson intervals of the mean over goals and seeds that count every goal once, however many "
@@ -78,6 +79,7 @@ def outcomes(record: Mapping[str, Any], key: str = "success") -> Outcomes:
 def summarise(records: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """One summary for each (task, row) from the rows' own records, in their order."""
     reached = {(r["task"], r["row"]): outcomes(r) for r in records}
+    groups = {task: thirds([r for r in records if r["task"] == task]) for task in {r["task"] for r in records}}
     summaries = []
     for r in records:
         own, ours = reached[r["task"], r["row"]], reached.get((r["task"], REFERENCE))
@@ -89,11 +91,33 @@ def summarise(records: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
                 "seeds": max(map(len, own.values())),
                 "success": rate(own),
                 "close": rate(outcomes(r, "close")),
+                "by_distance": [_within(third, own) for third in groups[r["task"]]],
                 "curve": [sum(c) / len(curves) for c in zip(*curves, strict=True)],
                 "versus_ours": paired(ours, own) if ours and r["row"] != REFERENCE else None,
             }
         )
     return summaries
+
+
+def thirds(records: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """The goals of one task in thirds by their distance at the start, the same for every row.
+
+    Each has a `third` of THIRDS, its `goals`, and its least and largest distance, `low` and `high`, in metres. With
+    fewer than three goals there are fewer.
+    """
+    starts = {e["goal"]: e["distance"][0] for r in records for e in r["episodes"]}
+    split = np.array_split(sorted(starts, key=lambda goal: (starts[goal], goal)), len(THIRDS))
+    return [
+        {"third": name, "low": starts[goals[0]], "high": starts[goals[-1]], "goals": goals.tolist()}
+        for name, goals in zip(THIRDS, split, strict=True)
+        if len(goals)
+    ]
+
+
+def _within(third: Mapping[str, Any], found: Outcomes) -> dict[str, Any]:
+    """Success of a row on the goals of a third; None where it ran none of them."""
+    own = {goal: found[goal] for goal in third["goals"] if goal in found}
+    return {**{k: third[k] for k in ("third", "low", "high")}, "n": len(own), "success": rate(own) if own else None}
 
 
 def tables(summaries: Sequence[Mapping[str, Any]], tolerance: float, close: float) -> Group:

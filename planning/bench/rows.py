@@ -33,12 +33,16 @@ LABELS = {
 WORLDS = {"ours": "pretrained", "control": "random", "pixels": "pixels"}  # rows with a world, and its `weights`
 PICTURED = (*WORLDS, "true_dynamics")  # rows that plan by what goal images look like
 SIMULATED = ("true_dynamics", "oracle")  # rows that plan in the simulator, which is slow
+SEARCHED = (*PICTURED, "oracle")  # rows that look for a plan
 RANDOM = ("ours", "control", "pixels", "random")  # what a seed changes
 
 
 @dataclass(frozen=True)
 class Row:
-    """A row of the table: `kind` is a key of LABELS. Rows of a `budget` stand in the curves instead."""
+    """A row of the table: `kind` is a key of LABELS.
+
+    Rows of a `budget`, how many times the candidates of the row they follow, stand in the curves instead.
+    """
 
     name: str
     kind: str
@@ -59,10 +63,12 @@ def chosen(config: PlanConfig) -> tuple[list[Row], dict[str, str]]:
     The planners of `cloning` and `inverse` are still to be trained.
 
     Raises:
-        ConfigError: an unknown row or planner.
+        ConfigError: an unknown row or planner, or plans that are shorter than what is to be carried out of each.
     """
     if unknown := [row for row in config.rows if row not in LABELS]:
         raise ConfigError(f"rows: no row '{unknown[0]}'; there are: {', '.join(LABELS)}")
+    if config.execute < 1 or (config.seconds is not None and config.seconds <= 0):
+        raise ConfigError(f"execute is at least 1, seconds above 0; got {config.execute} and {config.seconds}")
     rows = [row for planned in _with_planner(config) for row in planned]
     omitted = {}
     for kind, label in LABELS.items():
@@ -76,6 +82,9 @@ def chosen(config: PlanConfig) -> tuple[list[Row], dict[str, str]]:
         planner = {**dict.fromkeys(PICTURED, config.planner), "oracle": config.oracle}.get(kind)
         with_run = (*PICTURED, "cloning", "inverse")
         rows.append(Row(kind, kind, label, run if kind in with_run else "", planner))
+    if short := [row for row in rows if row.planner is not None and row.planner.horizon < config.execute]:
+        horizon = short[0].planner.horizon
+        raise ConfigError(f"execute={config.execute}: the plans of row '{short[0].label}' have a horizon of {horizon}")
     return rows, omitted
 
 
@@ -92,20 +101,23 @@ def _with_planner(config: PlanConfig) -> list[list[Row]]:
 
 
 def _scaled(row: Row, factor: float) -> Row:
-    """The same search with `factor` times the candidates, of which the same share is elite."""
+    """The same search with `factor` times the candidates, of which the same share is elite; at least two of both."""
     sizes = [key for key in ("samples", "restarts", "elites") if hasattr(row.planner, key)]
     if not sizes or factor <= 0:
         raise ConfigError(f"budgets: {factor:g} times the effort of row '{row.label}' is not to be had")
     planner = replace(row.planner, **{key: max(2, round(factor * getattr(row.planner, key))) for key in sizes})
-    return replace(
-        row, name=f"{row.name}_x{factor:g}", label=f"{row.label} × {factor:g}", planner=planner, budget=factor
-    )
+    real = getattr(planner, sizes[0]) / getattr(row.planner, sizes[0])  # candidates come whole
+    return replace(row, name=f"{row.name}_x{factor:g}", label=f"{row.label} × {real:.3g}", planner=planner, budget=real)
 
 
-def action_bounds(env: Any, fraction: float, frozen: Sequence[int]) -> Bounds:
-    """`fraction` of the environment's own limits, with some axes held at 0."""
-    limit = fraction * torch.as_tensor(env.action_limit, dtype=torch.float32)
-    return Bounds(-limit, limit, tuple(frozen))
+def action_bounds(env: Any, config: PlanConfig, frozen: Sequence[int]) -> Bounds:
+    """`step_fraction` of the environment's own limits with a task's `frozen` axes, or what `bounds` says instead.
+
+    Raises:
+        ConfigError: `bounds` are not this environment's.
+    """
+    limit = torch.as_tensor(env.action_limit, dtype=torch.float32)
+    return config.bounds.within(limit, config.step_fraction * limit, frozen)
 
 
 def controller(
@@ -151,6 +163,8 @@ def controller(
             world, sense, size = SimulatorWorld(env, pictured(encoder, world)), _whole_state, None  # type: ignore[arg-type]
     *before, last = [look(env, states, size) for states in _stages(goals, switch is not None)]
     own: dict[str, Any] = {"before": before, "switch": switch or SwitchRule(), "seed": seed, "batch": config.batch}
+    own["execute"] = config.execute if row.kind in SEARCHED else 1  # a net names one action
+    own["seconds"] = config.seconds if row.kind in WORLDS else None  # a simulator is no faster for being asked
     return Replan(world, sense, build(row.planner), energy, bounds, last, **own), size
 
 
@@ -172,7 +186,8 @@ def random_actions(bounds: Bounds, seed: int, streams: Sequence[int] | None = No
         own = range(len(view.pose)) if streams is None else streams
         draws = [np.random.default_rng([seed, decision, stream]).random(len(bounds.low)) for stream in own]
         unit = torch.from_numpy(np.stack(draws)).to(bounds.low.dtype)
-        return Decision(bounds.clip(bounds.low + unit * (bounds.high - bounds.low)))
+        drawn = bounds.clip(bounds.low + unit * (bounds.high - bounds.low))
+        return Decision(bounds.later(decision).project(drawn[:, None])[:, 0])
 
     return act
 

@@ -21,7 +21,7 @@ from jepa.planning.bench import page as bench_page
 from jepa.planning.bench.config import PlanConfig, frozen_goals
 from jepa.planning.bench.jobs import Cell, cell, missing, work
 from jepa.planning.bench.simulator import oracle
-from jepa.planning.bench.worlds import skills, weights, with_nets
+from jepa.planning.bench.worlds import check_camera, skills, weights, with_nets
 from jepa.planning.envs.base import make
 from jepa.planning.manifest import Manifest, check, task_of
 
@@ -31,7 +31,8 @@ FILMED = "ours"
 def run(config: PlanConfig) -> Path:
     """Run what is missing, then write OUT/results.json and bench.html and print the tables; returns the file's path.
 
-    OUT/bench.yaml is the whole config: `jepa plan bench OUT/bench.yaml` is the command that made every number.
+    OUT/bench.yaml is the whole config: `jepa plan bench OUT/bench.yaml` is the command that made every number. The
+    command of a row makes it again in OUT/rows, for it would leave no more than that row in OUT.
 
     Raises:
         ManifestError: the goal file breaks its rules. CheckpointError: a world is missing. ConfigError: a setting.
@@ -39,8 +40,12 @@ def run(config: PlanConfig) -> Path:
     manifest = frozen_goals(config)
     with contextlib.closing(make(**manifest.environment)) as env:
         check(manifest, env)
+        for task in config.tasks:
+            rows.action_bounds(env, config, manifest.frozen.get(task, ()))
     table, omitted = rows.chosen(config)
     known = {row.run: weights(row.run) for row in table if row.run}
+    for world in known:
+        check_camera(world)
     table, untrained = with_nets(table, config, known)
     cells = cells_of(table, config, manifest, known)
     work(missing(cells, manifest), manifest, config.workers)
@@ -52,7 +57,7 @@ def run(config: PlanConfig) -> Path:
     contents["tasks"] = {task: _about(task, config, manifest) for task in config.tasks}
     contents["rows"] = results.summarise([r for r, c in zip(records, cells, strict=True) if c.row.budget is None])
     for told in contents["rows"]:
-        told["command"] = f"{command} tasks=[{told['task']}] rows=[{told['row'] if told['row'] in rows.LABELS else ''}]"
+        told["command"] = f"{command} {_alone(told['task'], told['row'], config)}"
     contents["curves"] = _curves(cells, records)
     contents["open_loop"] = skills(table, config, known)
     contents["omitted"] = {**omitted, **untrained}
@@ -104,6 +109,12 @@ def _about(task: str, config: PlanConfig, manifest: Manifest) -> dict[str, Any]:
     """What a task asks, and whether its goals are given with sub-goals."""
     told = {"success": task_of(task).success, "decisions": manifest.decisions[task]}
     return told | {"subgoals": task in config.subgoals, "oracle_subgoals": oracle(task).switch is not None}
+
+
+def _alone(task: str, row: str, config: PlanConfig) -> str:
+    """The overrides that make a row again, beside the whole."""
+    out = shlex.quote(f"out={Path(config.out) / 'rows' / f'{task}_{row}'}")
+    return f"{out} tasks=[{task}] rows=[{row if row in rows.LABELS else ''}]"
 
 
 def _command(config: PlanConfig) -> str:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from jepa.checkpoint import CheckpointError, latest
-from jepa.config import to_dict
+from jepa.config import ConfigError, to_dict
 from jepa.encoded import read_episodes
 from jepa.logs import progress_bar
 from jepa.open_loop import open_loop
@@ -18,7 +18,7 @@ from jepa.planning.bench.config import PlanConfig
 from jepa.planning.bench.rows import WORLDS, Row
 from jepa.planning.inverse import train_on_run
 from jepa.planning.planners import inverse_dynamics
-from jepa.runs import load_world
+from jepa.runs import load_world, reading
 
 HORIZONS = (1, 2, 4, 8)  # steps
 
@@ -29,6 +29,15 @@ def weights(run: str) -> str:
     if folder is None:
         raise CheckpointError(problems[0] if problems else f"no checkpoint of a post-training in {run}")
     return (folder / "state.json").read_text()
+
+
+def check_camera(run: str) -> None:
+    """Raise ConfigError for a world that reads where the camera stands, which no environment says."""
+    if reading(run).extrinsics:
+        raise ConfigError(
+            f"{run}: the world model reads where the camera stands, and no environment of the benchmark says it; "
+            "give one that was trained without world.predictor.extrinsics"
+        )
 
 
 def with_nets(rows: Sequence[Row], config: PlanConfig, known: dict[str, str]) -> tuple[list[Row], dict[str, str]]:

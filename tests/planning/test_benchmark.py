@@ -3,6 +3,7 @@
 import contextlib
 import importlib.resources
 import json
+import shlex
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -15,9 +16,11 @@ from torch import Tensor
 pytest.importorskip("gymnasium")
 
 from PIL import Image
+from typer.testing import CliRunner
 
 from jepa import runs
 from jepa.checkpoint import CheckpointError
+from jepa.cli import app
 from jepa.config import ConfigError, load_config, preset_names
 from jepa.models.encoder import build_encoder
 from jepa.planning import inverse
@@ -30,6 +33,7 @@ from jepa.planning.bench.config import PlanConfig, frozen_goals
 from jepa.planning.bench.jobs import Cell, Job, missing, run_job, work
 from jepa.planning.bench.run import cells_of, run
 from jepa.planning.bench.simulator import SimulatorWorld, pictured
+from jepa.planning.constraints import Ball, BoundsConfig
 from jepa.planning.envs.base import make
 from jepa.planning.landscape import energy_landscape
 from jepa.planning.manifest import ManifestError
@@ -70,6 +74,7 @@ def config(tmp_path, tiny, monkeypatch) -> PlanConfig:
 
     monkeypatch.setattr(rows, "check_weights", check_weights)
     monkeypatch.setattr(benchmark, "weights", lambda run: run)
+    monkeypatch.setattr(benchmark, "check_camera", lambda run: None)
     small = ["goals=2", "oracle_goals=1", "workers=0", "films=1", f"out={tmp_path / 'plan'}", "world=toy"]
     return load_config(PlanConfig, "plan", "debug", small)
 
@@ -114,6 +119,25 @@ def test_every_row_of_every_task_with_its_cost_and_interval(config, tmp_path):
     assert found["omitted"] == {} and "fingertips" in found["tasks"]["reach"]["success"]
 
 
+def test_constraints_and_pace_reach_the_plans(config):
+    config = replace(config, tasks=("push",), goals=1, rows=("oracle",))
+
+    def told(**changed) -> dict[str, tuple[np.ndarray, int]]:
+        found = {job.cell.row.name: run_job(job)[0] for job in jobs(replace(config, **changed))}
+        return {name: (np.array(e["actions"]), e["model_steps"]) for name, e in found.items()}
+
+    plain, ball = told(), told(bounds=BoundsConfig(balls=[Ball((0, 1, 2), 0.02)]))
+    turned = told(bounds=BoundsConfig(frozen=()))
+    for name in ("ours", "oracle"):
+        assert np.linalg.norm(ball[name][0][:, :3], axis=1).max() <= 0.02 + 1e-6, name
+        assert np.linalg.norm(plain[name][0][:, :3], axis=1).max() > 0.03, name
+        assert (plain[name][0][:, 3:6] == 0).all() and (turned[name][0][:, 3:6] != 0).any(), name
+    twice, hurried = told(execute=2), told(seconds=1e-9)
+    assert all(twice[name][1] == plain[name][1] / 2 for name in twice), "a plan for every other decision"
+    assert hurried["ours"][1] == config.planner.horizon, "the first mean alone"
+    assert hurried["oracle"][1] == plain["oracle"][1] and np.array_equal(hurried["oracle"][0], plain["oracle"][0])
+
+
 def test_true_dynamics_are_the_simulator_seen_by_our_encoder(config, tiny):
     """What is imagined looks as the environment does after the same action, and the row plans with our energy."""
     (row,) = [row for row in rows.chosen(replace(config, rows=("true_dynamics",)))[0] if row.kind == "true_dynamics"]
@@ -154,6 +178,10 @@ def test_a_second_run_redoes_nothing_and_a_changed_setting_redoes_what_it_touche
     assert redone(replace(config, seed=1)) == {"ours", "random", "nothing", "oracle"}
     assert redone(replace(config, seeds={"reach": 2})) == {"ours", "random"}  # the others do not draw, or have one
     assert redone(replace(config, batch=1, chunk=1, workers=2)) == set()
+    assert redone(replace(config, bounds=BoundsConfig(frozen=()))) == {"ours", "random", "oracle"}
+    assert redone(replace(config, bounds=BoundsConfig(frozen=None, low=[], balls=[]))) == set()
+    assert redone(replace(config, execute=2)) == {"ours", "oracle"}
+    assert redone(replace(config, seconds=9.0)) == {"ours"}
     more = jobs(replace(config, goals=3))  # the oracle has its own count
     assert {job.cell.row.name for job in more} == {"ours", "random", "nothing"}
     assert all(job.goals == (2,) for job in more), "what is there is not run again"
@@ -256,6 +284,21 @@ def test_planners_are_rows_and_budgets_are_curves(config):
     assert all(set(p["success"]) >= {"rate", "low", "high"} for p in found["curves"])
 
 
+def test_budgets_are_labelled_by_the_candidates_that_there_are(config):
+    """Two of three restarts are not the half of them."""
+    planners = {"gradient": {"restarts": 3}, "cem": {"samples": 4, "elites": 2}}
+    found = rows.chosen(replace(config, rows=(), planners=planners, budgets=(0.5, 2.0)))[0]
+    told = {row.label: (row.budget, row.name) for row in found if row.budget}
+    assert told == {
+        "ours × 0.5": (0.5, "ours_x0.5"),
+        "ours × 2": (2.0, "ours_x2"),
+        "ours, gradient × 0.667": (2 / 3, "ours_gradient_x0.5"),
+        "ours, gradient × 2": (2.0, "ours_gradient_x2"),
+        "ours, cem × 0.5": (0.5, "ours_cem_x0.5"),
+        "ours, cem × 2": (2.0, "ours_cem_x2"),
+    }
+
+
 def test_mistakes_are_one_line(config, monkeypatch, tmp_path):
     with pytest.raises(ManifestError, match="101 goals"):
         run(replace(config, goals=101))
@@ -288,6 +331,8 @@ def test_presets_are_valid_and_their_goals_are_there(name):
     file = importlib.resources.files("jepa.configs") / "plan" / config.manifest
     held = Counter(goal["task"] for goal in json.loads(file.read_text())["goals"])
     assert all(held[task] >= max(1, config.goals) for task in config.tasks)
+    if name == "planners":  # search is worth what it adds to the nets, below what the simulator allows
+        assert set(config.rows) == {"random", "cloning", "inverse", "oracle"} and len(config.planners) == 5
     if name == "default":
         found = {task: (held[task], config.seeds.get(task, 1)) for task in config.tasks}
         assert found == {"reach": (100, 3), "push": (100, 3), "grasp": (30, 1), "pick_and_place": (30, 1)}
@@ -305,11 +350,29 @@ def test_the_page_stands_alone_and_its_command_is_the_whole_config(config):
     found, page = read(config), (Path(config.out) / "bench.html").read_text()
     assert 'src="http' not in page and "<script" not in page and page.count("data:image/gif") == 1
     assert found["command"] == f"jepa plan bench {config.out}/bench.yaml" and found["command"] in page
-    assert f"{found['command']} tasks=[reach] rows=[oracle]" in page
+    oracle = f"{found['command']} out={config.out}/rows/reach_oracle tasks=[reach] rows=[oracle]"
+    assert oracle in page and oracle in [row["command"] for row in found["rows"]]
+    near, middle = found["rows"][0]["by_distance"]
+    assert f"near: {100 * near['low']:.1f}–{100 * near['high']:.1f} cm" in page and near["low"] < middle["low"]
     assert "the fingertips end within 5 cm" in page and "no control=… given" in page
     again = load_config(PlanConfig, "plan", f"{config.out}/bench.yaml")
     assert again == replace(config, tasks=("reach",), budgets=(2.0,))
     assert not jobs(again), "it is the very same benchmark"
+
+
+def test_a_printed_command_makes_its_row_again_and_leaves_the_whole_as_it_was(config):
+    planners = {"short": {"type": "cem", "samples": 4, "iterations": 1, "elites": 2, "horizon": 1}}
+    run(replace(config, tasks=("reach",), rows=("random", "nothing"), planners=planners))
+    found, folder = read(config), Path(config.out)
+    whole = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    commands = {row["row"]: row["command"] for row in found["rows"]} | {"whole": found["command"]}
+    for name in ("random", "ours_short", "whole"):
+        verb = CliRunner().invoke(app, shlex.split(commands[name])[1:], catch_exceptions=False)
+        assert verb.exit_code == 0, verb.output
+        assert {path: path.read_bytes() for path in whole} == whole, name
+    again = json.loads((folder / "rows" / "reach_random" / "results.json").read_text())["rows"]
+    assert [row["row"] for row in again] == ["ours", "ours_short", "random"]
+    assert [row["curve"] for row in again] == [r["curve"] for r in found["rows"] if r["row"] != "nothing"]
 
 
 def test_films_show_success_and_failure_where_there_are_both():

@@ -1,5 +1,6 @@
 """Rows that need no trained world: floors and ceilings of every task are what they claim, sub-goals come in turn."""
 
+import contextlib
 from dataclasses import replace
 
 import numpy as np
@@ -8,11 +9,14 @@ import torch
 
 pytest.importorskip("gymnasium")  # not mujoco: importing it first would settle its OpenGL backend
 
-from jepa.config import load_config
+from jepa.config import ConfigError, load_config
 from jepa.planning.bench import rows
+from jepa.planning.bench import run as bench
 from jepa.planning.bench.config import PlanConfig, frozen_goals
-from jepa.planning.bench.jobs import missing, run_job
+from jepa.planning.bench.jobs import Job, missing, run_job
 from jepa.planning.bench.run import cells_of
+from jepa.planning.constraints import vjepa2_ac_bounds
+from jepa.planning.envs.base import make
 from jepa.planning.manifest import GoalPair
 
 KNOWN = {"w": "w", "": ""}
@@ -26,6 +30,11 @@ def solved(config: PlanConfig, *names: str) -> dict[tuple[str, str], list[bool]]
     for job in missing(cells_of(table, config, manifest, KNOWN), manifest):
         found.setdefault((job.cell.task, job.cell.row.name), []).extend(e["success"] for e in run_job(job))
     return found
+
+
+def pending(config: PlanConfig) -> list[Job]:
+    manifest = frozen_goals(config)
+    return missing(cells_of(rows.chosen(config)[0], config, manifest, KNOWN), manifest)
 
 
 @pytest.fixture
@@ -75,6 +84,67 @@ def test_each_task_has_its_own_patience_with_a_sub_goal_and_another_patience_is_
         cells = cells_of([ours], replace(config, patience={"push": patience}), manifest, KNOWN)
         keys.append({cell.task: cell.key for cell in cells})
     assert keys[0]["push"] != keys[1]["push"] and keys[0]["reach"] == keys[1]["reach"]
+
+
+def test_the_preset_of_vjepa2_ac_has_its_action_set_on_every_task():
+    config = load_config(PlanConfig, "plan", "vjepa2_ac", ["world=w", "out=o"])
+    manifest, theirs = frozen_goals(config), vjepa2_ac_bounds()
+    with contextlib.closing(make(**manifest.environment)) as env:
+        for task in config.tasks:
+            ours = rows.action_bounds(env, config, manifest.frozen[task])
+            assert all(map(torch.equal, ours.limits(3), theirs.limits(3))) and torch.equal(ours.scale, theirs.scale)
+            assert (ours.frozen, ours.balls, ours.schedules) == (theirs.frozen, (), ())
+        free = replace(config, bounds=replace(config.bounds, frozen=()))
+        assert rows.action_bounds(env, free, [3, 4, 5]).scale[3:6].tolist() == pytest.approx(env.action_limit[3:6])
+
+
+def test_without_bounds_the_box_is_the_environments(config):
+    """Bit for bit, as the tables that are published were made."""
+    with contextlib.closing(make("tabletop")) as env:
+        bounds = rows.action_bounds(env, replace(config, step_fraction=0.3), [5])
+        limit = 0.3 * torch.as_tensor(env.action_limit)
+        assert torch.equal(bounds.high, limit) and torch.equal(bounds.low, -limit)
+        assert (bounds.frozen, bounds.balls, bounds.schedules) == ((5,), (), ())
+
+
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        ("bounds.low=[-0.1]", r"bounds\.low has 1 numbers; an action has 7"),
+        ("bounds.high=[0.05,0.05,0.05,0,0,0,2]", r"bounds\.high is .*; the robot carries out"),
+        ("bounds={low: [0.02,0,0,0,0,0,0], high: [0.01,0,0,0,0,0,0]}", "low ≤ high"),
+        ("bounds.frozen=[7]", "bounds: there is no axis 7 in actions of 7"),
+        ("bounds.balls=[{axes: [0, 1], radius: 0}]", "radius above 0"),
+        ("bounds.balls=[{axes: [0, 9], radius: 1}]", "bounds: there is no axis 9"),
+        ("bounds.schedules=[{axis: 6, value: 1}]", "'value' not in 'Schedule'"),
+        ("execute=3", "execute=3: the plans of row 'ours' have a horizon of 2"),
+        ("execute=0", "execute is at least 1"),
+        ("seconds=0", "seconds above 0"),
+    ],
+)
+def test_mistakes_in_constraints_and_pace_are_one_line_before_anything_runs(tmp_path, monkeypatch, given, says):
+    monkeypatch.setattr(bench, "weights", lambda run: run)
+    monkeypatch.setattr(bench, "check_camera", lambda run: None)
+    monkeypatch.setattr(bench, "work", lambda *args: pytest.fail("too late"))
+    small = ["world=w", f"out={tmp_path}", "rows=[random]", "oracle.horizon=3"]
+    with pytest.raises(ConfigError, match=says) as caught:
+        bench.run(load_config(PlanConfig, "plan", "debug", [*small, given]))
+    assert "\n" not in str(caught.value)
+
+
+def test_random_actions_obey_balls_and_schedules(config):
+    spread = "bounds.balls=[{axes: [0, 1, 2], radius: 0.02}]"
+    closing = "bounds.schedules=[{axis: 6, values: [null, null, 1]}]"
+    given = ["world=w", f"out={config.out}", "workers=0", "tasks=[push]", "goals=2", spread, closing]
+    own = load_config(PlanConfig, "plan", "debug", given)
+    (plain,), (held,) = (
+        [run_job(job) for job in pending(c) if job.cell.row.kind == "random"]
+        for c in (replace(config, tasks=("push",), goals=2), own)
+    )
+    free, bound = (np.array([e["actions"] for e in episodes]) for episodes in (plain, held))
+    lengths = np.linalg.norm(bound[..., :3], axis=-1)
+    assert lengths.max() <= 0.02 + 1e-6 < np.linalg.norm(free[..., :3], axis=-1).max() and lengths.min() > 0
+    assert (bound[:, 2:, 6] == 1).all() and (np.abs(bound[:, :2, 6]) < 1).all()
 
 
 def test_replay_ends_with_zeros():

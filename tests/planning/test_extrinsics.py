@@ -16,6 +16,8 @@ from jepa.config import ConfigError, load_config
 from jepa.data.index import Manifest
 from jepa.data.loader import episodes
 from jepa.planning.agent import Agent, eyes
+from jepa.planning.bench import run as bench
+from jepa.planning.bench.config import PlanConfig
 from jepa.planning.check import run as check
 from jepa.planning.check.measure import search_range, transitions
 from jepa.planning.embodiment import Adapter, Embodiment
@@ -94,6 +96,15 @@ def test_the_check_compares_the_robots_camera_with_the_recorded_ones(trained, mo
     notes = check.run(run, heldout, embodiment=str(mine), out=tmp_path / "out", each=1)["notes"]
     found = [note for note in notes if note.startswith("camera_pose: ")]
     assert len(found) == bool(words) and words in "".join(found)
+
+
+def test_a_benchmark_refuses_it_before_anything_runs(trained, tmp_path, monkeypatch):
+    pytest.importorskip("gymnasium")
+    monkeypatch.setattr(bench, "work", lambda *args: pytest.fail("too late"))
+    config = load_config(PlanConfig, "plan", "debug", [f"world={trained[0]}", f"out={tmp_path / 'bench'}"])
+    with pytest.raises(ConfigError, match=r"no environment .* trained without world\.predictor\.extrinsics"):
+        bench.run(config)
+    assert not (tmp_path / "bench").exists()
 
 
 def test_an_agent_is_told_by_the_embodiment(trained):

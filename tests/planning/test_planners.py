@@ -1,14 +1,16 @@
 """The contract of every file in planning/planners: finds a known optimum, mixes no rows, survives NaN."""
 
 import importlib
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
 import torch
 from torch import Tensor
 
-from jepa.config import ConfigError, from_dict, plugin_names
+from jepa.config import ConfigError, build, from_dict, load_config, plugin_names
 from jepa.planning import inverse
+from jepa.planning.bench.config import PlanConfig
 from jepa.planning.constraints import Ball, Bounds, Schedule, vjepa2_ac_bounds
 from jepa.planning.goals import GoalConfig, LastStepDistance, LastStepL1
 from jepa.planning.planners.base import Plan, late, shift
@@ -545,13 +547,16 @@ def reference_cem(world, state, goal, bounds, momentum, momentum_gripper, sample
     return torch.cat((mean[:, :3], torch.zeros(horizon, 3), gripper), dim=-1)
 
 
-REFERENCE = {"gripper_init_std": 1 / 0.75, "std_floor": 0.0, "gripper_deadzone": 0.25}
-REFERENCE |= {"warm_start": False, "mean_candidate": False, "keep_best": False}
+@pytest.mark.parametrize("name", ["vjepa2_ac", "default"])
+def test_presets_at_the_effort_of_the_reference_have_it(name):
+    found = load_config(PlanConfig, "plan", name, ["world=w", "out=o"]).planner
+    assert (found.horizon, found.samples, found.iterations, found.elites) == (2, 400, 10, 10)
 
 
+@pytest.mark.parametrize(("momenta", "gripper"), [((0.15, 0.15), (0.15, 0.15)), ((0.25, 0.95), (0.15, 0.15))])
 @pytest.mark.parametrize("close_from", [-1, 1])
 @pytest.mark.parametrize("pins", [{}, {1: 0.01}])
-def test_cem_with_the_options_of_the_reference_is_the_reference(make, close_from, pins):
+def test_cem_of_the_preset_of_the_reference_is_the_reference(close_from, pins, momenta, gripper):
     class Arm(WorldModel):
         """Turns what it is told into four features, not evenly and not in a straight line."""
 
@@ -564,14 +569,16 @@ def test_cem_with_the_options_of_the_reference_is_the_reference(make, close_from
 
     bounds = vjepa2_ac_bounds(0.05, pins, close_from)
     start, goals = torch.randn(2, 4, generator=generator(1)), torch.randn(2, 1, 4, generator=generator(2))
-    momenta = {"momentum_mean": 0.25, "momentum_std": 0.95, "gripper_momentum_mean": 0.15, "gripper_momentum_std": 0.15}
     effort = {"samples": 40, "iterations": 5, "elites": 10}
-    ours = make("cem", **REFERENCE, **momenta, **effort).plan(
+    settings = load_config(PlanConfig, "plan", "vjepa2_ac", ["world=w", "out=o"]).planner
+    if momenta != (0.15, 0.15):  # those of its function, not of what calls it
+        settings = replace(settings, momentum_mean=momenta[0], momentum_std=momenta[1])
+    ours = build(replace(settings, horizon=3, **effort)).plan(
         Arm(), {"x": start}, LastStepL1(goals), generator(3), bounds=bounds, warm_start=torch.ones(2, 3, 7)
     )
     for row in range(2):
         plain = reference_cem(
-            *(Arm(), {"x": start[row : row + 1]}, goals[row : row + 1], bounds, (0.25, 0.95), (0.15, 0.15)),
+            *(Arm(), {"x": start[row : row + 1]}, goals[row : row + 1], bounds, momenta, gripper),
             **effort,
             seed=3,
         )

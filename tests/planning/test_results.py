@@ -52,6 +52,33 @@ def test_the_paired_difference_takes_all_seeds_and_mcnemar_the_first():
     assert (told["low"], told["high"]) == pytest.approx(tuple(np.percentile(means, (2.5, 97.5))), abs=0.03)
 
 
+def test_success_by_thirds_of_the_start_distance():
+    """Near goals are reached, far ones are not; a row of fewer goals is judged in the thirds of all."""
+
+    def record(row, metres, solved):
+        episodes = [
+            {"goal": f"g{m}", "success": s[seed], "close": False, "distance": [m / 100, 0.0]}
+            for seed in range(len(solved[0]))
+            for m, s in zip(metres, solved, strict=True)
+        ]
+        own = {"task": "reach", "row": row, "label": row, "seed": 0, "seconds": 0.1, "model_steps": 3, "films": []}
+        return {**own, "episodes": episodes}
+
+    metres = [25, 12, 20, 13, 22, 15, 18]
+    ours = record("ours", metres, [[m <= 15, m <= 18] for m in metres])
+    few = record("oracle", [12, 18], [[True], [False]])
+    ours, few = (told["by_distance"] for told in results.summarise([ours, few]))
+    spans = [(t["third"], round(t["low"], 3), round(t["high"], 3), t["n"]) for t in ours]
+    assert spans == [("near", 0.12, 0.15, 3), ("middle", 0.18, 0.2, 2), ("far", 0.22, 0.25, 2)]
+    assert [t["success"]["rate"] for t in ours] == pytest.approx([1.0, 0.25, 0.0])
+    wilson = results.rate({"a": [True, True], "b": [True, True], "c": [True, True]})
+    assert ours[0]["success"] == wilson, "seeds are no further goals"
+    assert [(t["third"], t["high"], t["n"]) for t in few] == [("near", 0.15, 1), ("middle", 0.2, 1), ("far", 0.25, 0)]
+    assert [t["success"] and t["success"]["rate"] for t in few] == [1.0, 0.0, None]
+    (lone,) = results.thirds([record("ours", [12], [[True]])])
+    assert lone["third"] == "near"
+
+
 def test_a_summary_pairs_each_row_with_ours_of_its_task():
     def record(row, *solved):
         episodes = [
