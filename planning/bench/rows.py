@@ -63,8 +63,10 @@ def chosen(config: PlanConfig) -> tuple[list[Row], dict[str, str]]:
     The planners of `cloning` and `inverse` are still to be trained.
 
     Raises:
-        ConfigError: an unknown row or planner, or plans that are shorter than what is to be carried out of each.
+        ConfigError: an unknown device, row or planner, or plans shorter than what is to be carried out of each.
     """
+    if config.device not in ("cpu", "cuda") or (config.device == "cuda" and not torch.cuda.is_available()):
+        raise ConfigError(f"device '{config.device}' is not cpu, or cuda where torch finds a GPU")
     if unknown := [row for row in config.rows if row not in LABELS]:
         raise ConfigError(f"rows: no row '{unknown[0]}'; there are: {', '.join(LABELS)}")
     if config.execute < 1 or (config.seconds is not None and config.seconds <= 0):
@@ -157,7 +159,8 @@ def controller(
     else:
         if row.kind in PICTURED:
             check_weights(row.run, WORLDS.get(row.kind, "pretrained"), row.label)
-        encoder, world = load_world(row.run)
+        device = "cpu" if row.kind == "true_dynamics" else config.device
+        encoder, world = (part.to(device) for part in load_world(row.run))
         sense, size = eyes(encoder), encoder.config.size  # type: ignore[arg-type]
         if row.kind == "true_dynamics":
             world, sense, size = SimulatorWorld(env, pictured(encoder, world)), _whole_state, None  # type: ignore[arg-type]

@@ -2,6 +2,7 @@
 
 import contextlib
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -120,6 +121,7 @@ def test_without_bounds_the_box_is_the_environments(config):
         ("execute=3", "execute=3: the plans of row 'ours' have a horizon of 2"),
         ("execute=0", "execute is at least 1"),
         ("seconds=0", "seconds above 0"),
+        ("device=tpu", "device 'tpu' is not cpu, or cuda where torch finds a GPU"),
     ],
 )
 def test_mistakes_in_constraints_and_pace_are_one_line_before_anything_runs(tmp_path, monkeypatch, given, says):
@@ -145,6 +147,23 @@ def test_random_actions_obey_balls_and_schedules(config):
     lengths = np.linalg.norm(bound[..., :3], axis=-1)
     assert lengths.max() <= 0.02 + 1e-6 < np.linalg.norm(free[..., :3], axis=-1).max() and lengths.min() > 0
     assert (bound[:, 2:, 6] == 1).all() and (np.abs(bound[:, :2, 6]) < 1).all()
+
+
+def test_encoder_and_world_go_where_device_says(config, monkeypatch):
+    gone = []
+
+    class Part(torch.nn.Module):
+        def to(self, device):
+            gone.append(device)
+            raise LookupError
+
+    monkeypatch.setattr(rows, "load_world", lambda run: (Part(), Part()))
+    monkeypatch.setattr(rows, "check_weights", lambda *given: None)
+    for kind, device in (("ours", "cuda"), ("true_dynamics", "cpu")):  # the simulator is not there
+        row, goals = rows.Row(kind, kind, kind), [SimpleNamespace(task="reach")]
+        with pytest.raises(LookupError):
+            rows.controller(row, replace(config, device="cuda"), None, None, goals, streams=[0], seed=0, limit=1)
+        assert gone.pop() == device
 
 
 def test_replay_ends_with_zeros():
