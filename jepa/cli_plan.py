@@ -32,7 +32,9 @@ def check(
     embodiment: Annotated[
         str, typer.Option(help="How the robot writes its numbers: configs/embodiment/NAME.yaml or a YAML file.")
     ] = "",
-    out: Annotated[str, typer.Option(help="Folder for report.html and check.json; default WORLD_RUN/check.")] = "",
+    out: Annotated[
+        str, typer.Option(help="Folder for report.html and check.json; WORLD_RUN/check, or beside FILE.pt FILE_check.")
+    ] = "",
     episodes: Annotated[int, typer.Option(min=1, help="How many episodes, from the first.")] = 30,
     each: Annotated[int, typer.Option(min=1, help="Transitions of each, those with the largest actions.")] = 4,
     seed: Annotated[int, typer.Option(help="Of the bootstrap over episodes.")] = 0,

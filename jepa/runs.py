@@ -41,13 +41,13 @@ AnyEncoder = Encoder | ImageEncoder | PixelEncoder
 
 def encoder_config(run: str | Path) -> EncoderConfig:
     """The shape of the encoder of a pre-training run or a released model. Raises CheckpointError for anything else."""
-    path = run_and_step(run)[0] / "config.json"
     if not _is_run(run):
         return _released(run).config
-    config = json.loads(path.read_text())
-    if "encoder" not in config or not isinstance(config["encoder"], dict):
+    folder = run_and_step(run)[0]
+    encoder = read_config(folder).get("encoder")
+    if not isinstance(encoder, dict):
         raise CheckpointError(f"{run} is not a pre-training run: its config has no encoder")
-    return from_dict(EncoderConfig, config["encoder"], str(path))
+    return from_dict(EncoderConfig, encoder, str(folder / "config.json"))
 
 
 def load_encoder(run: str | Path, which: str = "target") -> Encoder:
@@ -79,8 +79,8 @@ def run_and_step(run: str | Path) -> tuple[Path, int | None]:
 
 def _is_run(run: str | Path) -> bool:
     """Whether the folder holds a training run, and not a model in a layout of its own."""
-    path = run_and_step(run)[0] / "config.json"
-    return path.is_file() and not json.loads(path.read_text()).keys() & {"format", "model_type"}
+    folder = run_and_step(run)[0]
+    return (folder / "config.json").is_file() and not read_config(folder).keys() & {"format", "model_type"}
 
 
 def _released(name: str | Path) -> Encoder:
@@ -154,9 +154,12 @@ def read_config(run: str | Path) -> dict[str, Any]:
     """The config that a run was made with, as plain values. Raises CheckpointError where there is none."""
     path = Path(run) / "config.json"
     try:
-        return json.loads(path.read_text())  # type: ignore[no-any-return]
+        values = json.loads(path.read_text())
     except (OSError, ValueError) as error:
         raise CheckpointError(f"{run} is no run: cannot read {path.name}: {error}") from error
+    if not isinstance(values, dict):
+        raise CheckpointError(f"{run} is no run: {path.name} holds no keys")
+    return values
 
 
 def reading(run: str | Path) -> Reading:

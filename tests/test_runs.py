@@ -9,7 +9,7 @@ from jepa.checkpoint_writer import Writer
 from jepa.config import to_dict
 from jepa.models.encoder import build_encoder
 from jepa.pieces import whole
-from jepa.runs import encoder_config, load_encoder, run_and_step
+from jepa.runs import encoder_config, load_encoder, load_world, reading, run_and_step
 
 
 @pytest.fixture
@@ -30,6 +30,14 @@ def test_a_named_checkpoint_is_opened_and_not_the_newest(run, tiny):
     assert torch.equal(load_encoder(run).patch_embed.proj.weight, weight[2])
     assert encoder_config(first) == encoder_config(run) == tiny
     assert run_and_step(first) == (run, 1) and run_and_step(run) == (run, None)
+
+
+@pytest.mark.parametrize("text", ["", "{", "[1]", "7"])
+def test_a_damaged_config_is_one_line_that_names_the_run(run, text):
+    (run / "config.json").write_text(text)
+    for opened in (encoder_config, load_encoder, load_world, reading):
+        with pytest.raises(checkpoint.CheckpointError, match=f"{run} is no run"):
+            opened(run)
 
 
 def test_a_checkpoint_that_is_not_there_is_one_line_that_names_those_that_are(run):

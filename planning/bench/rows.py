@@ -99,7 +99,17 @@ def _with_planner(config: PlanConfig) -> list[list[Row]]:
         given = {"planner": {"type": name, **(values or {})}}
         planner = from_dict(_Named, given, f"planners.{name}").planner
         ours.append(Row(f"ours_{name}", "ours", f"ours, {name}", config.world, planner))
-    return [[row, *(_scaled(row, factor) for factor in config.budgets)] for row in ours]
+    return [_with_budgets(row, config.budgets) for row in ours]
+
+
+def _with_budgets(row: Row, budgets: Sequence[float]) -> list[Row]:
+    """The row, and those of its budgets that are searches of their own: half of three candidates are two of them."""
+    rows = [row]
+    for factor in budgets:
+        scaled = _scaled(row, factor)
+        if scaled.planner not in [known.planner for known in rows]:
+            rows.append(scaled)
+    return rows
 
 
 def _scaled(row: Row, factor: float) -> Row:

@@ -7,6 +7,7 @@ distances or by what our encoder sees of it.
 
 import contextlib
 import json
+import re
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
@@ -113,8 +114,10 @@ def _about(task: str, config: PlanConfig, manifest: Manifest) -> dict[str, Any]:
 
 def _alone(task: str, row: str, config: PlanConfig) -> str:
     """The overrides that make a row again, beside the whole."""
-    out = shlex.quote(f"out={Path(config.out) / 'rows' / f'{task}_{row}'}")
-    return f"{out} tasks=[{task}] rows=[{row if row in rows.LABELS else ''}]"
+    out = str(Path(config.out) / "rows" / f"{task}_{row}")
+    if not re.fullmatch(r"[\w./ -]+", out):
+        out = json.dumps(out, ensure_ascii=False)  # overrides are read as YAML: `a: b` and `a #b` are no strings there
+    return shlex.join([f"out={out}", f"tasks=[{task}]", f"rows=[{row if row in rows.LABELS else ''}]"])
 
 
 def _command(config: PlanConfig) -> str:

@@ -76,13 +76,17 @@ def search_range(world: WorldModel, adapter: Adapter) -> Tensor:
 def transitions(
     manifest: Manifest, encoder: Encoder, reading: Reading, adapter: Adapter, reach: Tensor, count: int, each: int
 ) -> Transitions:
-    """The `each` largest actions, in units of `reach`, of each of the first `count` samples, read as in training.
+    """The `each` largest actions of each of the first `count` samples, read as in training.
+
+    Largest in units of `reach`, along the axes that the embodiment's limits leave free.
 
     With `reading.fps` frames are left out, and the changes of pose between the others stand in for actions.
 
     Raises:
         ConfigError: no actions, states or extrinsics, of another width than the adapter's, or too few episodes.
     """
+    limit = torch.tensor(adapter.embodiment.action_limit or (1.0,) * 7)
+    told = limit > 0 if limit.any() else limit == 0  # the axes that will be planned
     parts: list[tuple[Tensor, ...]] = []
     ids: list[int] = []
     views: dict[bytes, int] = {}  # the cameras of one episode share its numbers, and count as one
@@ -96,7 +100,7 @@ def transitions(
             poses = adapter.pose(states)
             between = delta(poses[:-1], poses[1:]) if reading.fps > 0 else adapter.change(actions, states[:-1])
             change = between.float()
-            at = (change / reach).norm(dim=-1).topk(min(each, len(change))).indices
+            at = (change / reach)[:, told].norm(dim=-1).topk(min(each, len(change))).indices
             frames = seen.frames[torch.stack([at, at + 1], 1)]  # (n, 2, 3, h, w)
             parts.append((frames, encode_frames(encoder, frames), poses[at].float(), seen.camera[at], change[at]))
             ids += [views.setdefault(actions.numpy().tobytes() + states.numpy().tobytes(), seen.id)] * len(at)

@@ -57,7 +57,7 @@ def run(
         world_run: the folder of a post-training, or a released V-JEPA 2-AC.
         shards: packed episodes that it was not trained on.
         embodiment: a preset of `configs/embodiment` or a YAML path; "" means V-JEPA 2-AC's own conventions.
-        out: a folder; "" is WORLD_RUN/check, beside a file that of its name.
+        out: a folder; "" is WORLD_RUN/check, or beside FILE.pt FILE_check.
         count: episodes, the first of the shards. each: transitions of each, those with the largest actions.
         seed: of the bootstrap over episodes.
 
@@ -94,8 +94,8 @@ def run(
         "camera_shift": camera_shifts(encoder, world, data, reach),  # type: ignore[arg-type]
         "seed": seed,
     }
-    home = Path(world_run).with_suffix("") if Path(world_run).is_file() else Path(world_run)
-    folder = Path(out or home / "check")
+    given = Path(world_run)
+    folder = Path(out or (given.with_name(f"{given.stem}_check") if given.is_file() else given / "check"))
     folder.mkdir(parents=True, exist_ok=True)
     points = {"logged": logged.tolist(), "lowest": lowest.tolist(), "episode": data.episode.tolist()}
     (folder / "check.json").write_text(json.dumps({**result, "points": points}, indent=1))

@@ -97,6 +97,8 @@ class CEM:
             # Elite
             elites, prices = lowest(candidates, cost, c.elites)  # (B, K, H, A), (B, K)
             found, price = cheaper(elites[:, 0], prices[:, 0], found, price)
+            if cost.shape[1] < min(c.samples, 2 * c.elites):
+                break  # cut short: the best of so few are no better than what the mean stands on
             # Refit
             new_mean, new_std = moments(elites, prices.isfinite(), mean, std)
             mean = _blend(new_mean, mean, c.momentum_mean, c.gripper_momentum_mean, bounds)

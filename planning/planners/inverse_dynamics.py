@@ -51,7 +51,7 @@ class InversePolicy:
         """
         if not isinstance(wanted := getattr(goal, "features", None), Tensor):
             raise ConfigError("planner inverse_dynamics needs a goal that is one image; choose another planner")
-        pose = state["pose"][:, -1, : self._net.shape[3]] if "pose" in state else None  # a camera may follow
+        pose = state["pose"][:, -1, : self._net.shape[3]] if "pose" in state else None  # the world's may be wider
         net = self._net.to(bounds.low.device)
         action = net(world.features(state), wanted, pose).to(bounds.low.dtype)
         repeated = action[:, None].expand(-1, self.config.horizon, -1)  # (B, H, A)

@@ -286,8 +286,8 @@ def test_planners_are_rows_and_budgets_are_curves(config):
 
 def test_budgets_are_labelled_by_the_candidates_that_there_are(config):
     """Two of three restarts are not the half of them."""
-    planners = {"gradient": {"restarts": 3}, "cem": {"samples": 4, "elites": 2}}
-    found = rows.chosen(replace(config, rows=(), planners=planners, budgets=(0.5, 2.0)))[0]
+    planners = {"gradient": {"restarts": 3}, "cem": {"samples": 4, "elites": 2}, "mppi": {"samples": 2}}
+    found = rows.chosen(replace(config, rows=(), planners=planners, budgets=(0.5, 0.45, 2.0)))[0]
     told = {row.label: (row.budget, row.name) for row in found if row.budget}
     assert told == {
         "ours × 0.5": (0.5, "ours_x0.5"),
@@ -296,6 +296,7 @@ def test_budgets_are_labelled_by_the_candidates_that_there_are(config):
         "ours, gradient × 2": (2.0, "ours_gradient_x2"),
         "ours, cem × 0.5": (0.5, "ours_cem_x0.5"),
         "ours, cem × 2": (2.0, "ours_cem_x2"),
+        "ours, mppi × 2": (2.0, "ours_mppi_x2"),  # no fewer than two: half of them is no row of its own
     }
 
 
@@ -350,7 +351,7 @@ def test_the_page_stands_alone_and_its_command_is_the_whole_config(config):
     found, page = read(config), (Path(config.out) / "bench.html").read_text()
     assert 'src="http' not in page and "<script" not in page and page.count("data:image/gif") == 1
     assert found["command"] == f"jepa plan bench {config.out}/bench.yaml" and found["command"] in page
-    oracle = f"{found['command']} out={config.out}/rows/reach_oracle tasks=[reach] rows=[oracle]"
+    oracle = f"{found['command']} out={config.out}/rows/reach_oracle 'tasks=[reach]' 'rows=[oracle]'"
     assert oracle in page and oracle in [row["command"] for row in found["rows"]]
     near, middle = found["rows"][0]["by_distance"]
     assert f"near: {100 * near['low']:.1f}–{100 * near['high']:.1f} cm" in page and near["low"] < middle["low"]
@@ -373,6 +374,14 @@ def test_a_printed_command_makes_its_row_again_and_leaves_the_whole_as_it_was(co
     again = json.loads((folder / "rows" / "reach_random" / "results.json").read_text())["rows"]
     assert [row["row"] for row in again] == ["ours", "ours_short", "random"]
     assert [row["curve"] for row in again] == [r["curve"] for r in found["rows"] if r["row"] != "nothing"]
+
+
+@pytest.mark.parametrize("name", ["a b", "a: b", "a #b", "[x]", "it's"])
+def test_a_printed_command_survives_the_shell_and_yaml_whatever_the_folder_is_called(config, name, tmp_path):
+    config = replace(config, out=str(tmp_path / name))
+    overrides = shlex.split(benchmark._alone("reach", "random", config))
+    again = load_config(PlanConfig, "plan", "debug", ["world=w", *overrides])
+    assert again.out == f"{config.out}/rows/reach_random" and (again.tasks, again.rows) == (("reach",), ("random",))
 
 
 def test_films_show_success_and_failure_where_there_are_both():

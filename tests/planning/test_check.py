@@ -241,6 +241,23 @@ def test_each_transition_has_the_camera_of_its_own_frame(monkeypatch):
     torch.testing.assert_close(data.proprio, torch.cat((data.tokens[:, 0, 0], data.camera), 1), atol=1e-4, rtol=0)
 
 
+def test_transitions_are_the_largest_along_the_axes_that_will_be_planned(monkeypatch):
+    turned = torch.zeros(4, 7)
+    turned[0, 0], turned[1, 3] = 0.04, 1.0  # a move, and a turn that is further in units of its reach
+
+    def recorded(*given):
+        for number in range(5):
+            states = torch.cat((torch.full((1, 7), number / 100), turned.cumsum(0) + number / 100))
+            yield Trajectory(written(states), turned, states, states[:, :0], number)
+
+    monkeypatch.setattr(check_measure, "trajectories", recorded)
+    monkeypatch.setattr(check_measure, "encode_frames", read)
+    for limit, axis in (((0.05,) * 3 + (0.0,) * 3 + (0.75,), 0), ((), 3), ((0.0,) * 7, 3)):
+        given = (Shards(), _encoder(), Reading(), Adapter(Embodiment(action_limit=limit)), torch.full((7,), 0.1))
+        found = check_measure.transitions(*given, count=5, each=1).change
+        assert (found.abs().argmax(dim=1) == axis).all(), limit
+
+
 def test_a_world_that_ignores_actions_tells_nothing_and_does_not_pass(checked):
     result = checked(world=Truth(deaf=True))
     assert not result["ok"] and set(verdict(result).values()) == {"cannot tell"}

@@ -320,6 +320,23 @@ def test_the_clock_is_read_when_the_result_is_there(monkeypatch):
     assert not late(5) and late(5, Pending())
 
 
+@pytest.mark.parametrize("iterations", [0, 2])
+def test_cem_does_not_move_its_mean_to_a_handful_of_candidates_that_the_deadline_left(make, slow, iterations):
+    """The answer is the mean after whole iterations: zeros where there was none."""
+    own = {"chunk": 1, "keep_best": False, "samples": 30, "elites": 5}
+    slow.ticks = -3 * (30 * iterations + 5)
+    plan = make("cem", **own).plan(slow, START, LastStepL1(GOALS), generator(), bounds=BOUNDS, deadline=0)
+    whole = torch.zeros(3, 3, 4)
+    if iterations:
+        whole = (
+            make("cem", **own, iterations=iterations)
+            .plan(Point(), START, LastStepL1(GOALS), generator(), bounds=BOUNDS)
+            .actions
+        )
+    torch.testing.assert_close(plan.actions, whole)
+    assert plan.model_steps == 3 * (30 * iterations + 5 + 1)
+
+
 def test_cem_that_must_answer_with_its_mean_imagines_it_after_the_deadline_too(make, slow):
     planner = make("cem", chunk=10, keep_best=False)
     plan = planner.plan(slow, START, LastStepL1(GOALS), generator(), bounds=BOUNDS, deadline=20)
