@@ -3,11 +3,12 @@
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from jepa.config import plugin
+from jepa.config import ConfigError, plugin
 from jepa.planning.constraints import BoundsConfig
 from jepa.planning.goals import GoalConfig, SwitchRule
 from jepa.planning.inverse import InverseConfig
 from jepa.planning.manifest import Manifest, load
+from jepa.planning.tasks import TASKS
 
 
 @dataclass(frozen=True)
@@ -54,5 +55,15 @@ class PlanConfig:
 
 
 def frozen_goals(config: PlanConfig) -> Manifest:
-    """The goals of a benchmark. Raises ManifestError for a file that cannot be read or breaks its rules."""
-    return load(config.manifest, config.variation)
+    """The goals of a benchmark.
+
+    Raises:
+        ManifestError: a file that cannot be read or breaks its rules.
+        ConfigError: it has no goals of one of `tasks`, or another key speaks of a task that there is not.
+    """
+    manifest = load(config.manifest, config.variation)
+    for key, known in {"tasks": manifest.decisions, "seeds": TASKS, "subgoals": TASKS, "patience": TASKS}.items():
+        if unknown := [task for task in getattr(config, key) if task not in known]:
+            where = f"goals of '{unknown[0]}' in {config.manifest}" if key == "tasks" else f"task '{unknown[0]}'"
+            raise ConfigError(f"{key}: no {where}; there are: {', '.join(known)}")
+    return manifest

@@ -309,6 +309,13 @@ def test_mistakes_are_one_line(config, monkeypatch, tmp_path):
         run(replace(config, planners={"../x": {}}))
     with pytest.raises(ConfigError, match=r"planners\.icem.*sample\b"):
         run(replace(config, planners={"icem": {"sample": 3}}))
+    with pytest.raises(
+        ConfigError, match=r"tasks: no goals of 'push_t' in tabletop_tasks\.json; there are: reach, push"
+    ):
+        run(replace(config, tasks=("reach", "push_t")))
+    for key, value in {"seeds": {"raech": 3}, "subgoals": ("raech",), "patience": {"raech": [3]}}.items():
+        with pytest.raises(ConfigError, match=f"{key}: no task 'raech'; there are: reach, push"):
+            run(replace(config, **{key: value}))
     with pytest.raises(ConfigError, match="-1 times the effort of row 'ours'"):
         run(replace(config, budgets=(-1.0,)))
     with pytest.raises(ManifestError, match="objects of other sizes"):
