@@ -71,7 +71,7 @@ def _device(module: nn.Module) -> torch.device:
 
 
 class Agent:
-    """Plans at every `execute`-th decision from all it has seen, starting from what is left of the last plan.
+    """Plans at every `execute`-th decision from what it has seen, starting from what is left of the last plan.
 
     It sees and plans where encoder and world lie when it is made, on a GPU too; views and decisions are the CPU's.
     """
@@ -88,6 +88,7 @@ class Agent:
         seed: int = 0,
         execute: int = 1,
         seconds: float | None = None,
+        context: int = 0,
         safety: Safety = Safety(),
         adapter: Adapter | None = None,
     ):
@@ -98,12 +99,16 @@ class Agent:
             switch: when the next sub-goal begins.
             execute: actions carried out between two plans; frames in between are still looked at.
             seconds: for one decision, looking included; when they are over the planner answers with its best so far.
+            context: the newest frames of the episode that a plan starts from; 0 for all of them, which the world
+                folds into its state one by one. V-JEPA 2-AC (arXiv 2506.09985) plans from one.
             adapter: of the robot that `act` is called for; None means the world's own numbers, of any width.
 
         Raises:
-            ConfigError: world, bounds and adapter differ in the numbers of an action, or the world reads where the
-                camera stands and the adapter's embodiment does not say.
+            ConfigError: world, bounds and adapter differ in the numbers of an action, the world reads where the
+                camera stands and the adapter's embodiment does not say, or `context` is below 0.
         """
+        if context < 0:
+            raise ConfigError(f"context is a number of frames, or 0 for all of an episode; got {context}")
         width = len(getattr(world, "action_scale", bounds.low))
         if len(bounds.low) != width or (adapter and width != 7):
             raise ConfigError(
@@ -115,7 +120,7 @@ class Agent:
         self._bounds = bounds.to(self._device)
         self._switch = switch
         self._seed, self._execute, self._seconds, self._safety = seed, execute, seconds, safety
-        self._adapter = adapter
+        self._context, self._adapter = context, adapter
         self._camera = (adapter or Adapter(Embodiment())).camera() if world.extrinsics else torch.empty(0)
         self._goals: tuple[View, ...] = ()
 
@@ -130,6 +135,7 @@ class Agent:
         self._state: State | None = None
         self._plan: Plan | None = None
         self._last: Tensor | None = None  # (B, A), carried out since the last look
+        self._seen: list[tuple[Tensor, Tensor, Tensor | None]] = []  # tokens, proprio, and the action that led there
         self._own: Tensor | None = None  # (1, S), the last state of one robot that was finite, to hold it there
         self._decision, self._watch = 0, Watch(self._safety)
 
@@ -187,7 +193,13 @@ class Agent:
             self._check_width(looks[0], proprio)
             self._subgoals = SubGoals.begin(torch.stack([self._world.features(look) for look in looks], dim=1))
         since = None if self._last is None else self._last[:, None].to(self._device)
-        self._state = self._world.observe(self._state, self._see(view), proprio, since)
+        if not self._context:
+            self._state = self._world.observe(self._state, self._see(view), proprio, since)
+        else:
+            self._seen = [*self._seen, (self._see(view), proprio, since)][-self._context :]
+            tokens, proprios, actions = zip(*self._seen, strict=True)
+            led = torch.cat(actions[1:], dim=1) if len(self._seen) > 1 else None
+            self._state = self._world.observe(None, torch.cat(tokens, dim=1), torch.cat(proprios, dim=1), led)
         if len(self._goals) > 1:
             self._subgoals = self._subgoals.next(self._world.features(self._state), self._energy, self._switch)
 

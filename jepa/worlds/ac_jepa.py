@@ -114,7 +114,8 @@ class ACJepa(WorldModel):
     ) -> State:
         """Take tokens (B,T,N,D) and states (B,T,S) as evidence; a goal image has none: zeros stand in for them.
 
-        `actions` led between the frames: (B,T-1,A), or (B,T,A) when the first of them leads on from `state`.
+        `actions` led between the frames: (B,T-1,A), or (B,T,A) when the first of them leads on from `state`; zeros
+        where none are given.
         """
         return self.remember(state, self.standardise(tokens), proprio, actions)
 
@@ -126,13 +127,13 @@ class ACJepa(WorldModel):
             states = None
         elif states is None:
             states = tokens.new_zeros(*tokens.shape[:2], len(self.state_mean))
-        if actions is None:
-            actions = tokens.new_zeros(tokens.shape[0], tokens.shape[1] - 1, len(self.action_scale))
         cache: Cache = {}
         if state is not None:  # its frame has been followed by an action now
             cache = {k: v for k, v in state.items() if not k.startswith("ahead.") and k not in ("tokens", "pose")}
             tokens = torch.cat((state["tokens"], tokens), dim=1)
             states = None if states is None else torch.cat((state["pose"], states), dim=1)
+        if actions is None:
+            actions = tokens.new_zeros(tokens.shape[0], tokens.shape[1] - 1, len(self.action_scale))
         if tokens.shape[1] > 1 and self.config.predictor.window != 1:
             before = None if states is None else states[:, :-1]
             _, cache = self._predict(cache, tokens[:, :-1], actions, before)

@@ -104,6 +104,8 @@ def cell(config: PlanConfig, manifest: Manifest, task: str, row: rows.Row, weigh
         means["execute"] = config.execute
     if row.kind in rows.WORLDS and config.seconds is not None:
         means["seconds"] = [config.seconds, config.batch]  # more episodes at once take longer
+    if row.kind in rows.WORLDS and config.context:
+        means["context"] = config.context
     if row.kind in (*rows.WORLDS, "cloning", "inverse") and config.device != "cpu":
         means["device"] = config.device  # rounds otherwise
     key = hashlib.sha256(json.dumps([task, row.kind, means]).encode()).hexdigest()

@@ -71,6 +71,8 @@ def chosen(config: PlanConfig) -> tuple[list[Row], dict[str, str]]:
         raise ConfigError(f"rows: no row '{unknown[0]}'; there are: {', '.join(LABELS)}")
     if config.execute < 1 or (config.seconds is not None and config.seconds <= 0):
         raise ConfigError(f"execute is at least 1, seconds above 0; got {config.execute} and {config.seconds}")
+    if config.context < 0:
+        raise ConfigError(f"context is a number of frames, or 0 for all of an episode; got {config.context}")
     rows = [row for planned in _with_planner(config) for row in planned]
     omitted = {}
     for kind, label in LABELS.items():
@@ -176,6 +178,7 @@ def controller(
             world, sense, size = SimulatorWorld(env, pictured(encoder, world)), _whole_state, None  # type: ignore[arg-type]
     *before, last = [look(env, states, size) for states in _stages(goals, switch is not None)]
     own: dict[str, Any] = {"before": before, "switch": switch or SwitchRule(), "seed": seed, "batch": config.batch}
+    own["context"] = 0 if row.kind in SIMULATED else config.context  # a simulator's state is all there is to know
     own["execute"] = config.execute if row.kind in SEARCHED else 1  # a net names one action
     own["seconds"] = config.seconds if row.kind in WORLDS else None  # a simulator is no faster for being asked
     return Replan(world, sense, build(row.planner), energy, bounds, last, **own), size

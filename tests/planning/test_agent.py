@@ -22,7 +22,7 @@ from jepa.planning.planners.base import Bounds, Plan
 from jepa.planning.planners.cem import CEM, Config
 from jepa.planning.safety import SafeStop, Safety
 from jepa.worlds import ac_jepa
-from jepa.worlds.base import State, Step, WorldModel
+from jepa.worlds.base import State, Step, WorldModel, WorldSpec
 
 BOUNDS = Bounds(torch.full((7,), -0.06), torch.full((7,), 0.06), frozen=(3, 4, 5))
 LINE = torch.arange(1.0, 4)[:, None].expand(3, 7) / 100  # a plan of 0.01, 0.02, 0.03 on every axis
@@ -73,7 +73,8 @@ def sense(view: View) -> torch.Tensor:
 
 
 def agent(planner, rows: int = 1, **kwargs) -> Agent:
-    made = Agent(kwargs.pop("world", Point()), sense, planner, kwargs.pop("bounds", BOUNDS), **kwargs)
+    look = kwargs.pop("sense", sense)
+    made = Agent(kwargs.pop("world", Point()), look, planner, kwargs.pop("bounds", BOUNDS), **kwargs)
     made.aim(view(*[0.5] * rows))
     return made
 
@@ -90,6 +91,31 @@ def test_k_actions_are_carried_out_and_the_next_plan_starts_with_the_rest():
     assert told == [None, None, 0.01, 0.02, 0.01]  # the goal, then every frame with the action that led to it
     with pytest.raises(ConfigError, match="execute=4 needs a plan that long; the planner's horizon is 3"):
         agent(Spy(), execute=4).decide(view(0.0))
+
+
+@pytest.mark.parametrize("context", [1, 2])
+def test_a_plan_starts_from_the_newest_frames_alone_where_it_is_told_to(context):
+    """As an agent that was never shown the frames before, in a world that remembers all that it is shown."""
+    own = {"world": (world := _remembers()), "sense": lambda view: sense(view)[:, None]}
+    looped, fresh = (agent(Spy(), context=context, **own) for _ in range(2))
+    for t in range(4):
+        looped.decide(view(0.1 * t, shade=40 * t))
+    for t in range(4 - context, 4):
+        fresh.decide(view(0.1 * t, shade=40 * t))
+    everything = agent(Spy(), **own)
+    for t in range(4):
+        everything.decide(view(0.1 * t, shade=40 * t))
+    ahead = [world.features(world.step(a._state, torch.ones(1, 7)).state) for a in (looped, fresh, everything)]
+    torch.testing.assert_close(ahead[0], ahead[1])
+    assert not torch.allclose(ahead[0], ahead[2], atol=1e-3)
+    with pytest.raises(ConfigError, match="context is a number of frames, or 0 for all of an episode; got -1"):
+        agent(Spy(), context=-1)
+
+
+def _remembers() -> WorldModel:
+    shape = ACPredictorConfig(width=24, depth=2, heads=2, window=0)
+    spec = WorldSpec(3, 7, 7, (1, 1))
+    return ac_jepa.build(ac_jepa.Config(shape), spec, torch.Generator().manual_seed(0)).eval()
 
 
 def test_the_deadline_counts_from_the_look_and_the_answer_is_the_best_so_far():

@@ -121,6 +121,7 @@ def test_without_bounds_the_box_is_the_environments(config):
         ("execute=3", "execute=3: the plans of row 'ours' have a horizon of 2"),
         ("execute=0", "execute is at least 1"),
         ("seconds=0", "seconds above 0"),
+        ("context=-1", "context is a number of frames, or 0 for all of an episode; got -1"),
         ("device=tpu", "device 'tpu' is not cpu, or cuda where torch finds a GPU"),
     ],
 )
@@ -147,6 +148,24 @@ def test_random_actions_obey_balls_and_schedules(config):
     lengths = np.linalg.norm(bound[..., :3], axis=-1)
     assert lengths.max() <= 0.02 + 1e-6 < np.linalg.norm(free[..., :3], axis=-1).max() and lengths.min() > 0
     assert (bound[:, 2:, 6] == 1).all() and (np.abs(bound[:, :2, 6]) < 1).all()
+
+
+def test_a_context_is_told_to_rows_that_plan_in_a_world_and_makes_other_cells_of_them(config, monkeypatch):
+    told = {}
+    monkeypatch.setattr(rows, "Replan", lambda *given, context, **own: told.update({given[0].kind: context}))
+    monkeypatch.setattr(rows, "SimulatorWorld", lambda *given: SimpleNamespace(kind="simulator"))
+    monkeypatch.setattr(rows, "load_world", lambda run: (SimpleNamespace(to=lambda device: seeing),) * 2)
+    monkeypatch.setattr(rows, "check_weights", lambda *given: None)
+    monkeypatch.setattr(rows, "look", lambda *given: None)
+    seeing = SimpleNamespace(kind="world", config=SimpleNamespace(size=8))
+    config = replace(config, context=3, rows=("oracle", "random"))
+    manifest = frozen_goals(config)
+    table = rows.chosen(config)[0]
+    for row in (table[0], table[-1]):
+        rows.controller(row, config, None, None, manifest.of("reach", 1), streams=[0], seed=0, limit=1)
+    assert told == {"world": 3, "simulator": 0}
+    keys = [{c.row.name: c.key for c in cells_of(table, replace(config, context=k), manifest, KNOWN)} for k in (0, 3)]
+    assert {name for name in keys[0] if keys[0][name] != keys[1][name]} == {"ours"}
 
 
 def test_encoder_and_world_go_where_device_says(config, monkeypatch):

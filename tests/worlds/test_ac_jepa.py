@@ -102,6 +102,15 @@ def test_observing_frame_by_frame_equals_observing_at_once(window):
     assert frames == {0: {3}, 1: set(), 2: {1}}[window]
 
 
+def test_frames_without_actions_are_observed_as_if_nothing_had_been_done():
+    world, d = world_of(), data_of()
+    still = torch.zeros_like(d.actions)
+    for state in (None, world.observe(None, d.tokens[:, :1], d.states[:, :1])):
+        seen = d.tokens[:, 1:], d.states[:, 1:]
+        told = still[:, 1:] if state is None else still
+        torch.testing.assert_close(world.observe(state, *seen), world.observe(state, *seen, told))
+
+
 @pytest.mark.parametrize("scale", ["standard", "layer_norm"])
 @pytest.mark.parametrize("window", [0, 1, 2])
 def test_stepping_equals_the_full_pass(window, scale):
