@@ -54,6 +54,7 @@ def toward(falls: np.ndarray, logged: np.ndarray, of: np.ndarray, counts: np.nda
     return (counts @ right[0]) / (counts @ right[1]).clip(1e-9)
 
 
-def interval(values: np.ndarray) -> tuple[float, float]:
-    low, high = np.quantile(values[1:], (0.025, 0.975))
+def interval(values: np.ndarray, level: float = 0.95) -> tuple[float, float]:
+    """Of the resamples, which follow the data themselves in `values` (R)."""
+    low, high = np.quantile(values[1:], (0.5 - level / 2, 0.5 + level / 2))
     return float(low), float(high)

@@ -1,6 +1,6 @@
 """What `jepa plan check` measures: held-out transitions, and where a world's energies are lowest for them."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
@@ -13,7 +13,7 @@ from jepa.data.index import Manifest
 from jepa.encode import trajectories
 from jepa.logs import progress_bar
 from jepa.models.encoder import Encoder, encode_frames
-from jepa.planning.embodiment import Adapter, Embodiment
+from jepa.planning.embodiment import Adapter
 from jepa.planning.landscape import Landscape, energy_landscape, facing, lowest
 from jepa.pose import delta
 from jepa.runs import Reading
@@ -121,24 +121,26 @@ def search(world: WorldModel, data: Transitions, reach: Tensor, sweeps: int = 2)
     return torch.cat([action for action, _ in found]), torch.cat([energy for _, energy in found])
 
 
-def mirrored(data: Transitions, axis: int) -> Transitions:
-    """The same transitions with the x, y or z axis (0, 1, 2) turned round, in states as in actions."""
-    adapter = Adapter(Embodiment(axes=tuple("-" * (i == axis) + name for i, name in enumerate("xyz"))))
-    return replace(data, pose=adapter.pose(data.pose), change=adapter.change(data.change, data.pose))
+@torch.no_grad()
+def falls(world: WorldModel, data: Transitions, reach: Tensor) -> Tensor:
+    """(n, 7) the energy of a single action a third of the reach down each axis minus that of one as far up."""
+    steps = torch.diag(reach / 3)
+    fell = []
+    for part in torch.arange(len(data.pose)).split(CHUNK):
+        state, goal = facing(world, data.tokens[part], data.proprio[part])
+        energy = score(world, state, torch.cat([-steps, steps]).expand(len(part), -1, -1)[:, :, None], goal)  # (b, 14)
+        fell.append(energy[:, :7] - energy[:, 7:])
+    return torch.cat(fell)
 
 
 @torch.no_grad()
-def probes(world: WorldModel, data: Transitions, reach: Tensor) -> tuple[Tensor, Tensor]:
-    """Energies of single actions: (n, 7) a third of the reach down each axis minus as far up, (n) of the logged one."""
-    steps = torch.diag(reach / 3)
-    fell, logged = [], []
+def logged_energy(world: WorldModel, data: Transitions) -> Tensor:
+    """(n) the energy of the actions that were taken: how far their imagined outcome is from the frame that followed."""
+    found = []
     for part in torch.arange(len(data.pose)).split(CHUNK):
         state, goal = facing(world, data.tokens[part], data.proprio[part])
-        tried = torch.cat([-steps, steps]).expand(len(part), -1, -1)
-        energy = score(world, state, torch.cat([tried, data.change[part, None]], 1)[:, :, None], goal)  # (b, 15)
-        fell.append(energy[:, :7] - energy[:, 7:14])
-        logged.append(energy[:, 14])
-    return torch.cat(fell), torch.cat(logged)
+        found.append(score(world, state, data.change[part, None, None], goal)[:, 0])
+    return torch.cat(found)
 
 
 @torch.no_grad()

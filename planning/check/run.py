@@ -5,7 +5,7 @@ followed, and compares it with the action that was logged, read through the robo
 """
 
 import json
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -17,22 +17,20 @@ from jepa.data.index import Manifest
 from jepa.encode import rate
 from jepa.logs import console
 from jepa.planning.check import page as check_page
+from jepa.planning.check.conventions import likeliest, named
 from jepa.planning.check.measure import (
-    Transitions,
     camera_shifts,
+    falls,
     landscapes,
-    mirrored,
-    probes,
     search,
     search_range,
     transitions,
 )
-from jepa.planning.check.verdict import AXES, RIGHT, UNKNOWN, UNSURE, Verdict, summary, verdicts
+from jepa.planning.check.verdict import AXES, summary, verdicts
 from jepa.planning.embodiment import Embodiment, load
 from jepa.planning.rotations import from_matrix
 from jepa.pose import rotation
 from jepa.runs import load_world, reading, trained_on
-from jepa.worlds.base import WorldModel
 
 PICTURES = 3  # transitions whose landscapes are drawn
 RATE = 0.1  # share by which rates may differ: every 4th of 15 frames a second is 3.75, which V-JEPA 2-AC calls 4
@@ -72,11 +70,12 @@ def run(
     read = reading(world_run)
     data = transitions(manifest, encoder, read, adapter, reach, count, each)  # type: ignore[arg-type]
     found, energy = search(world, data, reach)
-    fell, energy_logged = probes(world, data, reach)
+    fell = falls(world, data, reach)
     logged, lowest = data.change.double().numpy(), found.double().numpy()
     rng = np.random.default_rng(seed)
     axes = verdicts(lowest, logged, fell.numpy(), data.episode, reach.numpy(), rng)
-    axes = [_turned_round(world, data, reach, rng, i, v) if i < 3 else v for i, v in enumerate(axes)]
+    convention = likeliest(world, data, rng)
+    axes = named(axes, convention)
     shown = data.firsts[:PICTURES]
     result = {
         **summary(axes),
@@ -90,7 +89,8 @@ def run(
         "episodes": len(data.firsts),
         "transitions": len(data.pose),
         "searched": dict(zip(AXES, reach.tolist(), strict=True)),
-        "energy": {"lowest": float(energy.mean()), "logged": float(energy_logged.mean())},
+        "energy": {"lowest": float(energy.mean()), "logged": convention.given, "still": convention.still},
+        "convention": asdict(convention),
         "camera_shift": camera_shifts(encoder, world, data, reach),  # type: ignore[arg-type]
         "seed": seed,
     }
@@ -104,27 +104,6 @@ def run(
     check_page.show(result, console)
     console.print(f"wrote {page}", soft_wrap=True)
     return result
-
-
-def _turned_round(
-    world: WorldModel, data: Transitions, reach: Tensor, rng: np.random.Generator, axis: int, verdict: Verdict
-) -> Verdict:
-    """The verdict on x, y or z after a second look where nothing could be told.
-
-    A flipped axis puts the hand in a wrong place as well, and a world that reads the pose may then follow nothing at
-    all. With the axis turned round it follows again.
-    """
-    if verdict.verdict != UNKNOWN or verdict.fit is None:
-        return verdict
-    other = mirrored(data, axis)
-    moves = reach * torch.tensor([1.0] * 3 + [0.0] * 4)
-    found, _ = search(world, other, moves, sweeps=1)
-    given = (found.double().numpy(), other.change.double().numpy(), np.zeros((len(found), 7)), data.episode)
-    again = verdicts(*given, moves.numpy(), rng)[axis]
-    if again.verdict not in (RIGHT, UNSURE) or again.fit is None or again.fit < max(0.2, 2 * verdict.fit):
-        return verdict
-    words = f"nothing follows it as it is; turned round, the lowest energy does (R² {again.fit:.2f})"
-    return replace(verdict, verdict="flipped", words=words)
 
 
 def _notes(manifest: Manifest, fps: float, embodiment: Embodiment, remembered: bool) -> list[str]:

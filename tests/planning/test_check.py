@@ -1,6 +1,7 @@
 """The check of an embodiment: on a world that knows the truth, each wrong sign, scale or axis is named."""
 
 import json
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -16,7 +17,8 @@ from jepa.encode import Trajectory
 from jepa.planning import landscape
 from jepa.planning.check import measure as check_measure
 from jepa.planning.check import run as check
-from jepa.planning.check.verdict import RIGHT, summary, verdicts
+from jepa.planning.check.conventions import Convention, named
+from jepa.planning.check.verdict import AXES, RIGHT, UNKNOWN, Verdict, summary, verdicts
 from jepa.planning.embodiment import Adapter, Embodiment
 from jepa.planning.landscape import lowest
 from jepa.runs import Reading
@@ -146,11 +148,29 @@ class Wary(Truth):
         return Step({**state, "pose": pose.integrate(state["pose"], action * state["agrees"][:, None])})
 
 
-def test_a_flip_that_spoils_the_pose_as_well_is_named_by_turning_it_round(checked):
-    assert checked(world=Wary())["ok"]
-    result = checked("axes: [x, -y, z]", world=Wary())
-    assert not result["ok"] and verdict(result)["y"] == "flipped" and "turned round" in result["axes"][1]["words"]
-    assert verdict(result)["x"] == verdict(result)["z"] == "cannot tell"
+@pytest.mark.parametrize(
+    ("line", "wrong", "words"),
+    [
+        ("axes: [x, -y, z]", {"y": "flipped"}, "y looks flipped: turned round"),
+        ("axes: [y, x, z]", {"x": "swapped", "y": "swapped"}, "x looks swapped: read it as y"),
+        ("axes: [y, -x, z]", {"x": "swapped", "y": "swapped"}, "x looks swapped: read it as −y"),
+        ("axes: [-z, -y, x]", {"x": "swapped", "y": "flipped", "z": "swapped"}, "x looks swapped: read it as z"),
+    ],
+)
+def test_what_spoils_the_pose_as_well_is_named_by_reading_it_otherwise(checked, line, wrong, words):
+    """Nothing follows the logged actions then; read as they should be, they explain what followed."""
+    result = checked(line, world=Wary())
+    assert not result["ok"] and words in result["summary"]
+    assert {axis: found for axis, found in verdict(result).items() if found != "cannot tell"} == wrong
+    assert result["convention"]["energy"] < 1e-3 < result["convention"]["given"]
+
+
+def test_what_is_right_is_read_as_it_is(checked):
+    for world in (Truth(), Wary(), Truth(deaf=True)):
+        convention = checked(world=world)["convention"]
+        assert (convention["axes"], convention["gripper"]) == (("x", "y", "z"), False)
+        assert convention["energy"] == convention["given"]
+    assert set(verdict(checked(world=Wary())).values()) == {RIGHT}
 
 
 def test_swapped_axes_are_named_with_what_they_follow(checked):
@@ -181,6 +201,18 @@ def test_a_wrong_scale_is_named_with_the_factor(checked, line, words):
 def test_a_gripper_the_other_way_round_is_named(checked):
     result = checked("gripper: [1.0, 0.0]")
     assert verdict(result)["gripper"] == "flipped" and set(list(verdict(result).values())[:6]) == {RIGHT}
+    assert result["convention"]["gripper"] and result["convention"]["axes"] == ("x", "y", "z")
+
+
+def test_the_energy_names_what_the_regression_cannot_tell_and_does_not_contradict_it():
+    muddled = [Verdict(axis, UNKNOWN, "") for axis in AXES]
+    exchanged = Convention(("x", "z", "y"), True, 0.2, 0.5, 0.5)
+    found = named(muddled, exchanged)
+    assert [v.verdict for v in found] == [UNKNOWN, "swapped", "swapped", UNKNOWN, UNKNOWN, UNKNOWN, "flipped"]
+    assert "energy 0.2, as it is 0.5" in found[1].words and "open and closed exchanged" in found[6].words
+    for i, known in ((2, RIGHT), (0, "mis-scaled")):
+        told = [replace(v, verdict=known) if j == i else v for j, v in enumerate(muddled)]
+        assert named(told, exchanged) == told
 
 
 def test_a_turned_frame_is_named(checked):
