@@ -1,4 +1,4 @@
-"""The verbs of `jepa plan`: the benchmark, the check of a robot's signs, scales and axes, and offline planning."""
+"""The verbs of `jepa plan`: benchmark, its goals, check of a robot's signs, scales and axes, offline planning."""
 
 import shlex
 from pathlib import Path
@@ -23,6 +23,27 @@ def bench(preset: Preset, overrides: Overrides = None) -> None:
     from jepa.planning.bench.run import run
 
     run(configured(PlanConfig, "plan", preset, overrides))
+
+
+@app.command()
+def goals(
+    out: Annotated[Path, typer.Argument(help="Goal file to write, for `jepa plan bench … manifest=OUT`.")],
+    env: Annotated[str, typer.Option(help="tabletop, pusht, fetch, metaworld or ogbench.")] = "tabletop",
+    tasks: Annotated[
+        str, typer.Option(help="Of reach, push, grasp, pick_and_place, push_beside (two objects) and push_t (pusht).")
+    ] = "reach,push",
+    count: Annotated[int, typer.Option("--goals", min=1, help="Of each task.")] = 30,
+    objects: Annotated[int, typer.Option(min=1, max=2, help="Objects on the table.")] = 1,
+    seed: Annotated[int, typer.Option(min=0, help="Goal i of a task is a function of (seed, i).")] = 0,
+) -> None:
+    """Freeze goals for a benchmark: scenes of an environment, and what a scripted expert does in them in time."""
+    from jepa.logs import console
+    from jepa.planning.make_goals import TABLETOP, freeze
+
+    environment = {**(TABLETOP if env == "tabletop" else {"name": env}), **({"num_objects": 2} if objects == 2 else {})}
+    freeze(out, environment, dict.fromkeys(tasks.split(","), count), seed)
+    asked = shlex.join(["jepa", "plan", "bench", "PRESET", "world=RUN", f"manifest={out}", f"tasks=[{tasks}]"])
+    console.print(f"{count} goals of each task; {asked}", soft_wrap=True, highlight=False, markup=False)
 
 
 @app.command()

@@ -38,6 +38,7 @@ from jepa.planning.envs.base import make
 from jepa.planning.landscape import energy_landscape
 from jepa.planning.manifest import ManifestError
 from jepa.planning.mpc import Episode, look
+from jepa.planning.offscreen import SimulatorError
 from jepa.worlds.base import State, Step, WorldModel
 
 
@@ -344,6 +345,25 @@ def test_presets_are_valid_and_their_goals_are_there(name):
     if name == "default":
         found = {task: (held[task], config.seeds.get(task, 1)) for task in config.tasks}
         assert found == {"reach": (100, 3), "push": (100, 3), "grasp": (30, 1), "pick_and_place": (30, 1)}
+
+
+@pytest.mark.parametrize("name", ["fetch", "metaworld", "ogbench"])
+def test_presets_of_other_arms_run(config, tmp_path, name):
+    """A push of the file, at the effort of a dry run; their hands cannot turn, or about one axis alone."""
+    arm, path = load_config(PlanConfig, "plan", name, ["world=toy", "out=o"]), tmp_path / "few.json"
+    contents = json.loads((importlib.resources.files("jepa.configs") / "plan" / arm.manifest).read_text())
+    contents["goals"] = [goal for goal in contents["goals"] if goal["id"] == "push-000"]
+    path.write_text(json.dumps(contents))
+    config = replace(arm, manifest=str(path), tasks=("push",), out=config.out, workers=0, films=1, seeds={})
+    effort = {"horizon": 1, "samples": 2, "iterations": 1, "elites": 2}
+    config = replace(config, planner=replace(arm.planner, **effort), oracle=replace(arm.oracle, **effort))
+    try:
+        run(config)
+    except SimulatorError as error:
+        pytest.skip(str(error))
+    found = {r["row"]: r["success"]["rate"] for r in read(config)["rows"]}
+    assert set(found) == {"ours", "random", "nothing", "expert", "oracle"}
+    assert found["expert"] == 1 and found["nothing"] == 0
 
 
 def test_all_goals_of_the_file_and_several_seeds_make_a_cell(config):

@@ -3,17 +3,28 @@
 import contextlib
 import itertools
 import json
+import sys
+from collections import Counter
 from dataclasses import replace
 from importlib.resources import files
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 pytest.importorskip("gymnasium")  # not mujoco: importing it first would settle its OpenGL backend
 
+from typer.testing import CliRunner
+
+from jepa.cli import app
+from jepa.config import ConfigError, load_config
+from jepa.planning import make_goals
+from jepa.planning import manifest as manifest_module
+from jepa.planning.bench.config import PlanConfig, frozen_goals
 from jepa.planning.envs.base import make
 from jepa.planning.make_goals import FILES, TABLETOP, build, write
 from jepa.planning.manifest import SLACK, Manifest, ManifestError, check, load, outcome, position, positions
+from jepa.planning.offscreen import SimulatorError
 from jepa.planning.tasks import TASKS
 
 TASKS_FILE = "tabletop_tasks.json"
@@ -92,13 +103,29 @@ def test_pushes_in_one_direction_only_are_refused(env, shipped):
 
 
 @pytest.fixture(scope="module", params=FILES)
-def made(request):
-    if request.param == "pusht_goals.json":
-        pytest.importorskip("gym_pusht")
-    manifest = load(request.param)
+def made(request, tmp_path_factory):
+    """Whole files where a scene takes 10 ms; of the other arms 5 goals of each task."""
+    path, arm = request.param, FILES[request.param][0]["name"] not in ("tabletop", "pusht")
+    if arm:
+        contents = raw(path)
+        contents["goals"] = [goal for goal in contents["goals"] if goal["id"][-3:] < "005"]
+        path = tmp_path_factory.mktemp("few") / path
+        path.write_text(json.dumps(contents))
+    try:
+        manifest = load(path)
+    except SimulatorError as error:
+        pytest.skip(str(error))
     env = make(**manifest.environment)
     yield manifest, env
     env.close()
+
+
+def test_every_shipped_file_is_one_that_is_built_again():
+    folder = files("jepa.configs") / "plan"
+    assert {path.name for path in folder.iterdir() if path.name.endswith(".json")} == set(FILES)
+    for name, (environment, counts) in FILES.items():
+        assert raw(name)["environment"] == environment
+        assert Counter(goal["task"] for goal in raw(name)["goals"]) == counts
 
 
 def test_shipped_goals_keep_their_rules(made):
@@ -106,7 +133,7 @@ def test_shipped_goals_keep_their_rules(made):
     check(manifest, env)
     assert (manifest.tolerance, manifest.close) == (0.05, 0.03)
     for task, decisions in manifest.decisions.items():
-        goals = manifest.of(task, 100 if task in ("reach", "push") else 30)
+        goals = [g for g in manifest.goals if g.task == task]
         assert all(TASKS[task].least <= g.distance <= TASKS[task].most for g in goals)
         assert max(len(g.expert) for g in goals) <= decisions
 
@@ -130,7 +157,7 @@ def test_stages_lead_to_the_goal_and_look_different(made):
     for task, names in STAGES.items():
         if task not in manifest.decisions:
             continue
-        for goal in manifest.of(task, 30)[::10]:
+        for goal in [g for g in manifest.goals if g.task == task][:30:10]:
             assert tuple(name for name, _ in goal.stages)[-len(names) :] == names
             assert np.array_equal(goal.stages[-1][1], goal.goal)
             pictures = []
@@ -143,9 +170,7 @@ def test_stages_lead_to_the_goal_and_look_different(made):
 
 def test_building_again_gives_the_shipped_goals(made, tmp_path):
     manifest, env = made
-    name = {"push_beside": "tabletop_two_objects.json", "push_t": "pusht_goals.json"}.get(
-        next(iter(manifest.decisions)), TASKS_FILE
-    )
+    (name,) = (name for name, (environment, _) in FILES.items() if environment == manifest.environment)
     shipped = raw(name)
     again = build(env, 0, dict.fromkeys(manifest.decisions, 1), manifest.environment)
     write(tmp_path / "again.json", again)
@@ -240,6 +265,75 @@ def test_a_goal_that_is_solved_or_moved_is_found(env, tmp_path):
     wrong = replace(goal, start=goal.goal, goal=goal.start, distance=far)
     with pytest.raises(ManifestError, match="done at the start, or not done at the goal"):
         check(replace(load(TASKS_FILE), goals=(wrong,)), env)
+
+
+@pytest.mark.parametrize("name", ["tabletop", "pusht", "fetch", "metaworld", "ogbench"])
+def test_goals_of_any_environment_are_frozen_by_the_verb(name, tmp_path):
+    """At seed 0 the first of the shipped ones; at another seed others; and the benchmark takes them."""
+    task, out = {"pusht": "push_t"}.get(name, "reach"), tmp_path / "new" / "goals.json"
+    given = ["plan", "goals", str(out), "--env", name, "--tasks", task, "--goals", "1"]
+    verb = CliRunner().invoke(app, given)
+    if isinstance(verb.exception, SimulatorError):
+        pytest.skip(str(verb.exception))
+    assert verb.exit_code == 0, verb.output
+    assert f"1 goals of each task; jepa plan bench PRESET world=RUN manifest={out} 'tasks=[{task}]'" in verb.output
+    (shipped,) = (raw(file) for file, (own, counts) in FILES.items() if own["name"] == name and task in counts)
+    (goal,), again = json.loads(out.read_text())["goals"], shipped["goals"][0]
+    assert (goal["id"], goal["scene"], goal["aim"]) == (f"{task}-000", again["scene"], again["aim"])
+    config = load_config(PlanConfig, "plan", "tabletop", ["world=w", "out=o", f"manifest={out}", f"tasks=[{task}]"])
+    assert len(frozen_goals(config).of(task, 1)) == 1
+    if name == "tabletop":
+        assert CliRunner().invoke(app, [*given, "--seed", "1"]).exit_code == 0
+        assert json.loads(out.read_text())["goals"][0]["scene"] != goal["scene"]
+
+
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        (["--env", "nowhere"], "no environment 'nowhere'; there are: fetch, metaworld"),
+        (["--tasks", "reach,fly"], "no task 'fly'; there are: reach, push, grasp"),
+        (
+            ["--tasks", "push_beside"],
+            "'push_beside' cannot be asked in tabletop with 1 object; there are: reach, push,",
+        ),
+        (["--tasks", "reach,push_t", "--objects", "2"], "'push_t' cannot be asked in tabletop with 2 objects; there"),
+    ],
+)
+def test_goals_that_cannot_be_are_one_line_and_no_file(given, says, tmp_path):
+    verb = CliRunner().invoke(app, ["plan", "goals", str(tmp_path / "goals.json"), *given])
+    assert isinstance(verb.exception, ConfigError | ManifestError) and says in str(verb.exception)
+    assert not (tmp_path / "goals.json").exists()
+
+
+def test_an_expert_that_never_does_it_ends_the_search(env, monkeypatch):
+    monkeypatch.setitem(make_goals.AIMS, "push", lambda *given: None)
+    monkeypatch.setattr(make_goals, "TRIES", 3)
+    with pytest.raises(ConfigError, match="in 3 scenes of tabletop its expert never did it"):
+        build(env, 0, {"push": 1}, TABLETOP)
+
+
+def test_all_shipped_files_are_built_and_for_other_looks_the_tabletops_alone(monkeypatch, tmp_path):
+    frozen = {}
+    monkeypatch.setattr(make_goals, "freeze", lambda path, environment, counts: frozen.update({path.name: environment}))
+    make_goals.main(str(tmp_path))
+    assert frozen == {name: environment for name, (environment, _) in FILES.items()}
+    frozen.clear()
+    make_goals.main(str(tmp_path), "size=1")
+    assert set(frozen) == {"tabletop_tasks.json", "tabletop_two_objects.json"}
+    assert all((e["variation"]["size"], e["variation"]["color"]) == (1.0, 0.05) for e in frozen.values())
+
+
+def test_an_aim_where_the_hand_is_already_is_none(env):
+    env.reset(seed=0)
+    here = env.ee_pose()[:3]
+    assert make_goals.AIMS["reach"](env, SimpleNamespace(uniform=lambda low, high: here + 0.005), 0) is None
+
+
+def test_a_goal_file_of_an_environment_that_is_missing_says_what_to_install(monkeypatch):
+    monkeypatch.setitem(sys.modules, "gym_pusht.envs.pusht", None)
+    manifest_module._play.cache_clear()
+    with pytest.raises(SimulatorError, match=r"^gym-pusht is not installed .*: pip install 'openjepa\[pusht\]'$"):
+        load("pusht_goals.json")
 
 
 def test_missing_file_and_too_many_goals(tmp_path, shipped):
