@@ -148,8 +148,10 @@ class _Places:
         return len(self.steps)
 
 
-def episodes(manifest: Manifest, size: int, ids: Iterable[int] | None = None, fps: float = 0.0) -> Iterator[Episode]:
-    """The videos `ids` (None: all) whole, in order: frames resized to short side `size` and cut to the centred square.
+def episodes(
+    manifest: Manifest, size: int, ids: Iterable[int] | None = None, fps: float = 0.0, crop: str = "centre"
+) -> Iterator[Episode]:
+    """The videos `ids` (None: all) whole, in order: frames cut to the centred box of `CROPS[crop]` and resized.
 
     With `fps`, every `sampling.stride`-th frame and row of the arrays; `actions` are there only where these are all.
 
@@ -159,9 +161,9 @@ def episodes(manifest: Manifest, size: int, ids: Iterable[int] | None = None, fp
     for entry in manifest if ids is None else map(manifest.__getitem__, ids):
         step = int(stride(entry.fps, fps))
         frames, sample = read_frames(manifest, entry.id, range(0, entry.frames, step))
-        crop = transforms.centre_crop(*frames.shape[-2:])
+        box = transforms.centre_crop(*frames.shape[-2:], aspect=transforms.CROPS[crop])
         arrays = {name: values[::step] for name, values in sample.arrays.items() if step == 1 or name != "actions"}
-        yield Episode(transforms.cut(frames, crop, size), arrays, entry.id)
+        yield Episode(transforms.cut(frames, box, size), arrays, entry.id)
 
 
 def read_frames(manifest: Manifest, i: int, ids: Sequence[int]) -> tuple[Tensor, Sample]:

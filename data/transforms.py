@@ -1,7 +1,7 @@
 """Augmentation and resizing of uint8 frames, and the one place that turns uint8 into the encoder's input."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -10,6 +10,8 @@ from torch import Tensor
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
+CROPS = {"centre": (1.0, 1.0), "squeeze": (0.75, 1.35)}
+"""Widths over heights that the box which is cut from a robot's picture may have; it is resized to a square."""
 WORTH_SHRINKING = 0.75  # of whole frames, to at most this share of a side: less would cost more than it saves
 
 
@@ -61,15 +63,14 @@ def random_crop(
         if 0 < w <= width and 0 < h <= height:
             top, left = int(rng.integers(height - h + 1)), int(rng.integers(width - w + 1))
             return Crop(top, left, h, w, mirror)
+    return replace(centre_crop(height, width, aspect=aspect), mirror=mirror)
+
+
+def centre_crop(height: int, width: int, *, aspect: tuple[float, float] = (1.0, 1.0)) -> Crop:
+    """The largest centred box with a width/height in `aspect`: a square, if nothing else is said."""
     ratio = min(max(width / height, aspect[0]), aspect[1])
     w, h = min(width, round(height * ratio)), min(height, round(width / ratio))
-    return Crop((height - h) // 2, (width - w) // 2, h, w, mirror)
-
-
-def centre_crop(height: int, width: int) -> Crop:
-    """The largest centred square."""
-    side = min(height, width)
-    return Crop((height - side) // 2, (width - side) // 2, side, side)
+    return Crop((height - h) // 2, (width - w) // 2, h, w)
 
 
 def views(height: int, width: int, count: int) -> list[Crop]:

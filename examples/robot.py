@@ -13,15 +13,15 @@ from jepa.planning.agent import Agent, eyes
 from jepa.planning.envs import tabletop  # noqa: F401 (registers jepa/Tabletop-v0)
 from jepa.planning.planners import cem
 from jepa.planning.safety import SafeStop, Safety
-from jepa.runs import load_world
+from jepa.runs import load_world, reading
 
 
 def main(world_run: str, name: str = "tabletop", decisions: int = 10) -> float:
     """Reach the picture of another scene's hand; returns the metres that are left."""
     adapter, (encoder, world) = embodiment.load(name), load_world(world_run)
     planner = build(cem.Config(horizon=2, samples=64, iterations=3, elites=8))
-    safety = Safety(workspace=adapter.embodiment.workspace)
-    agent = Agent(world, eyes(encoder), planner, adapter.bounds(), seconds=0.25, safety=safety, adapter=adapter)
+    given = (world, eyes(encoder, reading(world_run)), planner, adapter.bounds())  # pictures are cut as in training
+    agent = Agent(*given, seconds=0.25, safety=Safety(workspace=adapter.embodiment.workspace), adapter=adapter)
     env = gymnasium.make("jepa/Tabletop-v0", variation=0.0)
     goal, _ = env.reset(seed=1)  # move your arm there by hand and take a picture
     now, _ = env.reset(seed=0)

@@ -84,6 +84,8 @@ FREE = (
     *("loop.checkpoint_every", "loop.keep", "loop.log_every", "loop.alarms", "loop.timeout", "loop.trackers"),
 )
 """What may change from one part of a run to the next: no figure depends on it."""
+EARLIER = {"crop": "centre"}
+"""Keys that the configs of earlier runs have not, and what was done without them."""
 
 
 def claim_run(run: Path, config: dict[str, Any]) -> None:
@@ -121,5 +123,6 @@ def _claim(path: Path, values: dict[str, Any]) -> str:
 def _differences(old: Any, new: Any, key: str = "") -> list[str]:
     if isinstance(old, dict) and isinstance(new, dict):
         keys = sorted(old.keys() | new.keys())
-        return [d for k in keys for d in _differences(old.get(k), new.get(k), f"{key}.{k}" if key else k)]
+        names = {k: f"{key}.{k}" if key else k for k in keys}
+        return [d for k, name in names.items() for d in _differences(old.get(k, EARLIER.get(name)), new.get(k), name)]
     return [] if old == new else [f"{key}: {old} there, {new} here"]

@@ -75,7 +75,8 @@ def line(name: str, figures: Figures, total: int) -> str:
     """The run in one plain line, for a log file."""
     told = [f"{name} step {figures.step}/{total}"]
     told += [f"{key} {figures.last[key]:.4g}" for key in ("loss", "lr", "grad_norm") if key in figures.last]
-    told += [f"{key.split('/')[1]} {figures.last[key]:.4g}" for key in figures.record if key.startswith(MEASURED)]
+    measured = [key for key in figures.record if key.startswith(MEASURED) and key in figures.last]  # NaN is not
+    told += [f"{key.split('/')[1]} {figures.last[key]:.4g}" for key in measured]
     if figures.skipped:
         told.append(f"skipped {figures.skipped}")
     if "speed/clips_s" in figures.usual:

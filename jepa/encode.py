@@ -44,7 +44,7 @@ def encode_shards(
     parts = np.split(np.arange(len(ends)), np.flatnonzero(np.diff(ends // PART)) + 1)  # ids of samples
     paths = [folder / name for name in file_names(len(parts))]
     key = f"{runs.encoder_sha256(encoder)} {manifest.sha256} {reading.fps:g} {accelerator.mixed_precision} {PART}"
-    key += " extrinsics" * reading.extrinsics
+    key += " extrinsics" * reading.extrinsics + f" {reading.crop}" * (reading.crop != runs.Reading.crop)
     rank, ranks = accelerator.process_index, accelerator.num_processes
     if rank == 0:
         for stale in set(folder.glob("*.safetensors")).difference(paths):  # of another rate
@@ -97,7 +97,7 @@ def trajectories(
     """Samples, as a world model is trained on them.
 
     With `reading.fps` frames are left out, and actions are the changes of pose between the others, as in V-JEPA 2-AC
-    (arXiv 2506.09985, §3.1).
+    (arXiv 2506.09985, §3.1). Frames are cut as `reading.crop` says, and resized to `size`.
 
     Raises:
         ConfigError: there are no actions, `fps` is given and states are not poses, or extrinsics and there are none.
@@ -117,7 +117,7 @@ def trajectories(
             f"{shards}: a world with extrinsics reads where the camera stands, and these samples have no array "
             f"{EXTRINSICS} in {', '.join(UNITS[:6])}, as `jepa pack droid` writes; or train without extrinsics"
         )
-    for episode in episodes(manifest, size, ids, fps):
+    for episode in episodes(manifest, size, ids, fps, reading.crop):
         nothing = np.empty((len(episode.frames), 0))
         states = torch.from_numpy(episode.arrays.get("states", nothing)).float()
         camera = torch.from_numpy(episode.arrays[EXTRINSICS] if reading.extrinsics else nothing).float()

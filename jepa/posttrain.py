@@ -38,7 +38,8 @@ class PosttrainConfig:
     These two need no trained run, so `encoder` may then be a pretrain preset as well. For an image encoder `weights`
     may be a .safetensors file too; `pretrained` are those of the hub.
     `frames` is the length of the training windows. They are made of every frame of the episodes, or with `fps` of so
-    many a second at most; actions are then the changes of the 7-D poses that are the states.
+    many a second at most; actions are then the changes of the 7-D poses that are the states. `crop` is what the world
+    sees of each picture, in training and ever after: centre or squeeze, as `runs.Reading` says.
 
     Raises ConfigError for a value outside its range.
     """
@@ -50,6 +51,7 @@ class PosttrainConfig:
     heldout: str = ""
     world: Any = plugin("jepa.worlds", "ac_jepa")
     fps: float = 0.0
+    crop: str = runs.Reading.crop
     frames: int = 3
     batch_size: int = 16
     loop: LoopConfig = field(default_factory=LoopConfig)
@@ -58,13 +60,12 @@ class PosttrainConfig:
     def __post_init__(self) -> None:
         if self.frames < 2:
             raise ConfigError(f"frames {self.frames}: must be at least 2")
-        if self.fps < 0:
-            raise ConfigError(f"fps {self.fps:g}: must be 0 (every frame) or more")
+        runs.Reading(self.fps, crop=self.crop)  # says what is wrong with these
 
     @property
     def reading(self) -> runs.Reading:
         """How the shards are read for this world."""
-        return runs.Reading(self.fps, getattr(self.world, "extrinsics", False))
+        return runs.Reading(self.fps, getattr(self.world, "extrinsics", False), self.crop)
 
 
 def run(config: PosttrainConfig) -> None:

@@ -16,6 +16,7 @@ from jepa.checkpoint import CheckpointError, load_weights, read_model
 from jepa.checkpoint_format import step_of
 from jepa.config import ConfigError, build, from_dict, to_dict
 from jepa.data.index import Manifest
+from jepa.data.transforms import CROPS
 from jepa.models.encoder import Encoder, EncoderConfig, build_encoder
 from jepa.models.image_encoder import ImageEncoder, build_image_encoder
 from jepa.models.pixel_encoder import PixelEncoder, PixelEncoderConfig
@@ -26,13 +27,27 @@ _ENCODER = "encoder.safetensors"
 
 @dataclass(frozen=True)
 class Reading:
-    """How recordings are read for a world: `fps` frames a second (0: all), with the camera's pose if `extrinsics`."""
+    """How recordings are read for a world: `fps` frames a second (0: all), with the camera's pose if `extrinsics`.
+
+    `crop` is what of a picture becomes the square that is encoded: `centre` is the largest centred square; `squeeze` is
+    the picture itself, squeezed, but for what is wider than 1.35 : 1 or narrower than 0.75 : 1, as of V-JEPA 2-AC.
+
+    Raises ConfigError for a value outside its range.
+    """
 
     fps: float = 0.0
     extrinsics: bool = False
+    crop: str = "centre"
+
+    def __post_init__(self) -> None:
+        if self.fps < 0:
+            raise ConfigError(f"fps {self.fps:g}: must be 0 (every frame) or more")
+        if self.crop not in CROPS:
+            raise ConfigError(f"crop '{self.crop}' is not one of {', '.join(CROPS)}")
 
     def __str__(self) -> str:
-        return (f"fps={self.fps:g}" if self.fps else "every frame") + ", with extrinsics" * self.extrinsics
+        rate = f"fps={self.fps:g}" if self.fps else "every frame"
+        return rate + ", with extrinsics" * self.extrinsics + f", crop={self.crop}" * (self.crop != Reading.crop)
 
 
 AnyEncoder = Encoder | ImageEncoder | PixelEncoder
@@ -165,12 +180,13 @@ def read_config(run: str | Path) -> dict[str, Any]:
 def reading(run: str | Path) -> Reading:
     """How the shards of a post-training were read. Raises CheckpointError where there is no such run.
 
-    A released V-JEPA 2-AC was trained at 4 frames a second (arXiv 2506.09985, §3.1).
+    A released V-JEPA 2-AC was trained at 4 frames a second (arXiv 2506.09985, §3.1), on squeezed pictures: its config
+    asks for crops that are larger than any picture, and its transform falls back to the centre.
     """
     from jepa.posttrain import PosttrainConfig  # the schema of the run's config
 
     if is_released(run):
-        return Reading(fps=4.0)
+        return Reading(fps=4.0, crop="squeeze")
     return from_dict(PosttrainConfig, read_config(run), str(run)).reading
 
 

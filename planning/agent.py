@@ -13,12 +13,13 @@ import torch
 from torch import Tensor, nn
 
 from jepa.config import ConfigError
-from jepa.data.transforms import centre_crop, cut
+from jepa.data.transforms import CROPS, centre_crop, cut
 from jepa.models.encoder import Encoder, encode_frames
 from jepa.planning.embodiment import Adapter, Embodiment
 from jepa.planning.goals import LastStepL1, SubGoals, SwitchRule
 from jepa.planning.planners.base import Bounds, Plan, Planner
 from jepa.planning.safety import SafeStop, Safety, Watch
+from jepa.runs import Reading
 from jepa.worlds.base import Goal, State, WorldModel
 
 
@@ -51,15 +52,19 @@ class Decision:
     stops: tuple[str, ...] = ()
 
 
-def eyes(encoder: Encoder) -> Callable[[View], Tensor]:
-    """Evidence (B, 1, N, D) of a view by an encoder; pictures of another size are cut and resized as in training."""
+def eyes(encoder: Encoder, reading: Reading = Reading()) -> Callable[[View], Tensor]:
+    """Evidence (B, 1, N, D) of a view by an encoder; pictures of another size are cut and resized as in training.
+
+    Args:
+        reading: of the world that is shown them, for its crop: `jepa.runs.reading(run)`.
+    """
     size = encoder.config.size
 
     def sense(view: View) -> Tensor:
         frames = view.frames
         assert frames is not None, "a view without frames cannot be encoded"
         if frames.shape[-2:] != (size, size):
-            frames = cut(frames, centre_crop(*frames.shape[-2:]), size)
+            frames = cut(frames, centre_crop(*frames.shape[-2:], aspect=CROPS[reading.crop]), size)
         return encode_frames(encoder, frames[:, None].to(_device(encoder)))
 
     return sense
@@ -94,7 +99,7 @@ class Agent:
     ):
         """
         Args:
-            sense: turns a view into the world's evidence, tokens (B, 1, N, D): `eyes(encoder)`.
+            sense: turns a view into the world's evidence, tokens (B, 1, N, D): `eyes(encoder, reading(run))`.
             energy: turns goal features (B, N, D) into a goal.
             switch: when the next sub-goal begins.
             execute: actions carried out between two plans; frames in between are still looked at.

@@ -52,7 +52,7 @@ class Embodiment:
     action_limit: tuple[float, ...] = ()  # (7) largest change in one step: m, rad, closedness; 0 freezes an axis
     workspace: tuple[tuple[float, float], ...] = ()  # (3) lowest and highest x, y, z, in m
     camera: str = ""  # notes for people: which camera, where it stands
-    crop: str = ""  # and which part of its picture is used
+    crop: str = ""  # and which part of its picture is used, which the world decides (`runs.Reading`)
 
     def __post_init__(self) -> None:
         for key, choices in CHOICES.items():

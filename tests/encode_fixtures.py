@@ -1,9 +1,10 @@
 """Shards of robot episodes of chosen lengths and rate: small noisy videos, poses that turn, and other commands.
 
-With `extrinsics` the camera is elsewhere in every frame.
+With `extrinsics` the camera is elsewhere in every frame. `picture` gives frame t, (h, w, 3) uint8, in place of noise.
 """
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import av
@@ -20,6 +21,7 @@ def write_shards(
     units: tuple[str, ...] = UNITS,
     extrinsics: bool = False,
     extrinsics_units: tuple[str, ...] = UNITS[:6],
+    picture: Callable[[int], np.ndarray] | None = None,
 ) -> Path:
     """Pack one episode of each length below `folder`; returns the shards."""
     rng = np.random.default_rng(0)
@@ -36,11 +38,11 @@ def write_shards(
     for i, frames in enumerate(lengths):
         with av.open(str(raw / f"episode_{i:06d}.mp4"), "w") as file:
             stream = file.add_stream("libx264", rate=fps)
-            stream.width = stream.height = 16
+            stream.height, stream.width = (16, 16) if picture is None else picture(0).shape[:2]
             stream.pix_fmt, stream.options = "yuv420p", {"crf": "10", "threads": "1"}
-            for _ in range(frames):
-                picture = rng.integers(0, 255, (16, 16, 3), np.uint8)
-                file.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+            for t in range(frames):
+                seen = rng.integers(0, 255, (16, 16, 3), np.uint8) if picture is None else picture(t)
+                file.mux(stream.encode(av.VideoFrame.from_ndarray(seen, format="rgb24")))
             file.mux(stream.encode(None))
         states = rng.uniform(0.1, 0.9, (frames, len(units))).astype(np.float32)
         actions = rng.uniform(-1, 1, (frames - 1, 7)).astype(np.float32)

@@ -223,6 +223,14 @@ def test_a_run_is_of_one_config_once_it_has_a_checkpoint(tmp_path):
         claim_run(tmp_path, {"a": 1})
 
 
+def test_a_run_of_before_there_was_a_crop_goes_on_with_what_it_did(tmp_path):
+    claim_run(tmp_path, {"a": 1})
+    save(tmp_path, 1)
+    with pytest.raises(CheckpointError, match="crop: centre there, squeeze here"):
+        claim_run(tmp_path, {"a": 1, "crop": "squeeze"})
+    claim_run(tmp_path, {"a": 1, "crop": "centre"})
+
+
 def test_a_run_notices_that_its_data_have_changed(tmp_path):
     for _ in range(2):
         claim_data(tmp_path, {"shards/a": "1", "shards/b": "2"})

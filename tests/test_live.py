@@ -85,7 +85,8 @@ def test_any_figure_may_be_missing():
     assert "no checkpoint yet" in drawn("x", Figures(), 10)
     assert set(colours([{"step": 0, "heldout/skill@1": 0.3}]).values()) == {"grey", "green"}
     assert "heldout skill@1 0.3" in drawn("x", figures_of([{"step": 0, "heldout/skill@1": 0.3}]), 10)
-    assert line("x", figures_of([{"step": 2, "probe/knn": 0.5}]), 10) == "x step 2/10  knn 0.5"
+    undefined = {"heldout/skill@1": None}  # nothing moved
+    assert line("x", figures_of([{"step": 2, "probe/knn": 0.5, **undefined}]), 10) == "x step 2/10  knn 0.5"
     assert line("x", figures_of([{"step": 2, "probe/knn": 0.5}, {"step": 3}]), 10) == "x step 3/10", "not measured anew"
 
 

@@ -44,7 +44,7 @@ def test_impossible_crop_falls_back_to_the_centre() -> None:
     """V-JEPA 2-AC's crop of DROID frames: rows 0:720, columns 154:1126."""
     rng = np.random.default_rng(0)
     crop = transforms.random_crop(720, 1280, scale=(1.777, 1.777), aspect=(0.75, 1.35), hflip=False, rng=rng)
-    assert crop == Crop(0, 154, 720, 972)
+    assert crop == Crop(0, 154, 720, 972) == transforms.centre_crop(720, 1280, aspect=transforms.CROPS["squeeze"])
 
 
 def test_random_numbers_depend_on_seed_epoch_and_sample() -> None:
@@ -70,6 +70,8 @@ def test_shrink_keeps_the_ratio_and_never_enlarges() -> None:
     assert transforms.shrink(torch.zeros(1, 3, 60, 80, dtype=torch.uint8), 30).shape == (1, 3, 30, 40)
     assert transforms.shrunk_size(60, 80, 100) == (60, 80)
     assert transforms.centre_crop(60, 80) == Crop(0, 10, 60, 60)
+    assert transforms.centre_crop(60, 80, aspect=transforms.CROPS["squeeze"]) == Crop(0, 0, 60, 80)
+    assert transforms.centre_crop(80, 50, aspect=transforms.CROPS["squeeze"]) == Crop(6, 0, 67, 50)
 
 
 @pytest.mark.parametrize(("height", "width"), [(60, 80), (80, 60), (64, 64)])

@@ -256,7 +256,8 @@ def test_a_released_robot_model_is_a_world_to_plan_with(tmp_path):
     ac = made.random_model(config).eval()
     ac.save_pretrained(tmp_path / "ac")
     encoder, world = jepa.runs.load_world(tmp_path / "ac")
-    assert jepa.runs.reading(tmp_path / "ac") == jepa.runs.Reading(4.0) and not world.training and not world.extrinsics
+    assert jepa.runs.reading(tmp_path / "ac") == jepa.runs.Reading(4.0, crop="squeeze")
+    assert not world.training and not world.extrinsics
     frames, rng = torch.randint(0, 256, (2, 1, 3, 32, 32), dtype=torch.uint8), torch.Generator().manual_seed(0)
     tokens = encode_frames(encoder, frames)
     pose, action = torch.rand(2, 1, 7, generator=rng), torch.rand(2, 7, generator=rng) / 10

@@ -11,6 +11,7 @@ from jepa.models.ac_predictor import ACPredictor, ACPredictorConfig
 from jepa.optim import learning_rate, weight_decay
 from jepa.pose import integrate
 from jepa.posttrain import PosttrainConfig
+from jepa.runs import Reading
 from jepa.worlds import ac_jepa
 from jepa.worlds.base import Sequence, WorldSpec, rollout, score
 
@@ -252,6 +253,7 @@ def test_the_recipe_of_droid_is_the_papers():
     assert (config.frames, config.batch_size, config.loop.steps, config.loop.precision) == (8, 256, 94_500, "bf16")
     assert (config.world.scale, config.world.rollout, config.world.mse_weight) == ("layer_norm", 2, 0.0)
     assert config.world.predictor == ACPredictorConfig(checkpointing="full")
+    assert config.reading == Reading(4.0, crop="squeeze")
     rates = [learning_rate(config.loop.optim, step, 94_500) for step in (0, 2250, 4500, 90_000, 92_250, 94_500)]
     assert rates == pytest.approx([7.5e-5, 2.5e-4, 4.25e-4, 4.25e-4, 2.125e-4, 0.0])
     assert weight_decay(config.loop.optim, 50_000, 94_500) == 0.04
