@@ -123,6 +123,7 @@ class Replan:
         execute: int = 1,
         seconds: float | None = None,
         safety: Safety = Safety(stale=0),
+        precision: str = "fp32",
     ):
         """
         Args:
@@ -135,7 +136,7 @@ class Replan:
         """
         self._goals, self._before, self._batch = goals, before, batch
         own: dict[str, Any] = {"energy": energy, "switch": switch, "seed": seed}
-        own |= {"execute": execute, "seconds": seconds, "safety": safety}
+        own |= {"execute": execute, "seconds": seconds, "safety": safety, "precision": precision}
         self._agents = [Agent(world, sense, planner, bounds, **own) for _ in range(0, len(goals.pose), batch)]
 
     def __call__(self, view: View, decision: int) -> Decision:
