@@ -59,6 +59,7 @@ def check(
     episodes: Annotated[int, typer.Option(min=1, help="How many episodes, from the first.")] = 30,
     each: Annotated[int, typer.Option(min=1, help="Transitions of each, those with the largest actions.")] = 4,
     seed: Annotated[int, typer.Option(help="Of the bootstrap over episodes.")] = 0,
+    device: Annotated[str, typer.Option(help="cpu or cuda: where encoder and world lie.")] = "cpu",
 ) -> None:
     """Say which axis of a robot looks flipped, mis-scaled or swapped to a world model; exit code 2 unless all is well.
 
@@ -67,7 +68,7 @@ def check(
     from jepa.planning.check.run import run
     from jepa.status import MENDABLE
 
-    result = run(world_run, shards, embodiment=embodiment, out=out, count=episodes, each=each, seed=seed)
+    result = run(world_run, shards, embodiment=embodiment, out=out, count=episodes, each=each, seed=seed, device=device)
     if not result["ok"]:
         raise typer.Exit(MENDABLE)
 

@@ -83,14 +83,20 @@ def make_accelerator(out: str, config: LoopConfig) -> Accelerator:
     cpu = not torch.cuda.is_available()
     if cpu and config.precision == "fp16":
         raise ConfigError("loop.precision fp16 needs a GPU; use fp32")
-    if cpu and config.precision == "bf16" and not torch.cpu._is_avx512_bf16_supported():
-        console.print("[yellow]loop.precision bf16: this CPU has no bf16 instructions; fp32 is 50 times faster or more")
+    if cpu and config.precision == "bf16":
+        warn_of_slow_bf16("loop.precision")
     return Accelerator(
         mixed_precision=PRECISIONS[config.precision],
         log_with=list(config.trackers),
         project_dir=out,
         **launched(2 * config.timeout),  # the watchdog speaks first
     )
+
+
+def warn_of_slow_bf16(key: str) -> None:
+    """Say where this CPU computes in bf16 only by detours; `key` is the setting that asked for it."""
+    if not torch.cpu._is_avx512_bf16_supported():
+        console.print(f"[yellow]{key} bf16: this CPU has no bf16 instructions; fp32 is 50 times faster or more")
 
 
 def join(accelerator: Accelerator, out: Path, config: dict[str, Any], data: dict[str, str]) -> None:

@@ -6,17 +6,17 @@ Every robot of a batch goes through `Agent.decide`; `Agent.act` is the same for 
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import chain
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from jepa.config import ConfigError
 from jepa.data.transforms import CROPS, centre_crop, cut
-from jepa.models.encoder import Encoder, encode_frames
+from jepa.models.encoder import Encoder
 from jepa.planning.embodiment import Adapter, Embodiment
 from jepa.planning.goals import LastStepL1, SubGoals, SwitchRule
+from jepa.planning.placement import by_autocast, device_of, lowered, tokens_of
 from jepa.planning.planners.base import Bounds, Plan, Planner
 from jepa.planning.safety import SafeStop, Safety, Watch
 from jepa.runs import Reading
@@ -65,14 +65,9 @@ def eyes(encoder: Encoder, reading: Reading = Reading()) -> Callable[[View], Ten
         assert frames is not None, "a view without frames cannot be encoded"
         if frames.shape[-2:] != (size, size):
             frames = cut(frames, centre_crop(*frames.shape[-2:], aspect=CROPS[reading.crop]), size)
-        return encode_frames(encoder, frames[:, None].to(_device(encoder)))
+        return tokens_of(encoder, frames[:, None])
 
     return sense
-
-
-def _device(module: nn.Module) -> torch.device:
-    """Where a module's numbers lie; the CPU where it has none."""
-    return next(chain(module.parameters(), module.buffers()), torch.empty(0)).device
 
 
 class Agent:
@@ -96,6 +91,7 @@ class Agent:
         context: int = 0,
         safety: Safety = Safety(),
         adapter: Adapter | None = None,
+        precision: str = "fp32",
     ):
         """
         Args:
@@ -107,10 +103,11 @@ class Agent:
             context: the newest frames of the episode that a plan starts from; 0 for all of them, which the world
                 folds into its state one by one. V-JEPA 2-AC (arXiv 2506.09985) plans from one.
             adapter: of the robot that `act` is called for; None means the world's own numbers, of any width.
+            precision: fp32, or bf16 by autocast, of `sense` and the world; poses, energies and the planner stay fp32.
 
         Raises:
-            ConfigError: world, bounds and adapter differ in the numbers of an action, the world reads where the
-                camera stands and the adapter's embodiment does not say, or `context` is below 0.
+            ConfigError: an unknown precision, world, bounds and adapter differ in the numbers of an action, the world
+                reads where the camera stands and the adapter's embodiment does not say, or `context` is below 0.
         """
         if context < 0:
             raise ConfigError(f"context is a number of frames, or 0 for all of an episode; got {context}")
@@ -120,8 +117,9 @@ class Agent:
                 f"the world model's actions have {width} numbers, the bounds {len(bounds.low)}: they must be as many, "
                 "and 7 for an adapter; without one the numbers are the world's own"
             )
-        self._world, self._sense, self._planner, self._energy = world, sense, planner, energy
-        self._device = _device(world)
+        self._device = device_of(world)
+        self._world, self._sense = lowered(world, precision), by_autocast(sense, self._device, precision)
+        self._planner, self._energy = planner, energy
         self._bounds = bounds.to(self._device)
         self._switch = switch
         self._seed, self._execute, self._seconds, self._safety = seed, execute, seconds, safety

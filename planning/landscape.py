@@ -10,8 +10,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from jepa.models.encoder import Encoder, encode_frames
+from jepa.models.encoder import Encoder
 from jepa.planning.goals import LastStepL1
+from jepa.planning.placement import device_of, tokens_of
 from jepa.worlds.base import Goal, State, WorldModel, score
 
 
@@ -58,8 +59,8 @@ def energy_landscape(
     grid = torch.stack(torch.meshgrid(axis, axis, depth, indexing="ij"), dim=-1).reshape(-1, 3)
     candidates = torch.zeros(1, len(grid), 1, len(action))
     candidates[..., [first, second, 3 - first - second]] = grid[None, :, None]
-    state, energy_of = facing(world, encode_frames(encoder, torch.stack([frame, goal])[None]), proprio[None])
-    energy = score(world, state, candidates, energy_of)
+    state, energy_of = facing(world, tokens_of(encoder, torch.stack([frame, goal])[None]), proprio[None])
+    energy = scored(world, state, candidates, energy_of)
     energy = energy.reshape(points, points, depth_points).mean(dim=-1)
     i, k = divmod(int(energy.argmin()), points)
     return Landscape(
@@ -72,10 +73,18 @@ def energy_landscape(
 
 
 def facing(world: WorldModel, tokens: Tensor, proprio: Tensor) -> tuple[State, Goal]:
-    """The state at the first and the goal of the second of two encoded frames (B, 2, N, D), with states (B, S)."""
-    states = proprio[:, None]
+    """The state at the first and the goal of the second of two encoded frames (B, 2, N, D), with states (B, S).
+
+    Both lie where the world does, wherever frames and states are.
+    """
+    tokens, states = tokens.to(device_of(world)), proprio[:, None].to(device_of(world))
     features = world.features(world.observe(None, tokens[:, 1:], states))
     return world.observe(None, tokens[:, :1], states), LastStepL1(features)
+
+
+def scored(world: WorldModel, state: State, actions: Tensor, goal: Goal) -> Tensor:
+    """`score` of candidates (B, S, H, A) where the world lies; both they and their costs (B, S) are the CPU's."""
+    return score(world, state, actions.to(device_of(world)), goal).cpu()
 
 
 @torch.no_grad()
@@ -93,9 +102,9 @@ def lowest(
         places = torch.linspace(-1, 1, points) * reach[axis]
         candidates = best[:, None].repeat(1, points, 1)  # (B, P, A)
         candidates[..., axis] = places
-        energy = score(world, state, candidates[:, :, None], goal)  # (B, P)
+        energy = scored(world, state, candidates[:, :, None], goal)  # (B, P)
         best[:, axis] = _vertex(places, energy)
-    return best, score(world, state, best[:, None, None], goal)[:, 0]
+    return best, scored(world, state, best[:, None, None], goal)[:, 0]
 
 
 def _vertex(places: Tensor, energy: Tensor) -> Tensor:

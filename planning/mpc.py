@@ -124,6 +124,7 @@ class Replan:
         seconds: float | None = None,
         context: int = 0,
         safety: Safety = Safety(stale=0),
+        precision: str = "fp32",
     ):
         """
         Args:
@@ -136,7 +137,8 @@ class Replan:
         """
         self._goals, self._before, self._batch = goals, before, batch
         own: dict[str, Any] = {"energy": energy, "switch": switch, "seed": seed}
-        own |= {"execute": execute, "seconds": seconds, "context": context, "safety": safety}
+        own |= {"execute": execute, "seconds": seconds, "context": context}
+        own |= {"safety": safety, "precision": precision}
         self._agents = [Agent(world, sense, planner, bounds, **own) for _ in range(0, len(goals.pose), batch)]
 
     def __call__(self, view: View, decision: int) -> Decision:

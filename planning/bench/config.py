@@ -42,6 +42,7 @@ class PlanConfig:
     seconds: float | None = None  # for a decision of a batch, of rows that search in a world model
     context: int = 0  # newest frames that a decision sees in a world model, 0 for all of the episode
     device: str = "cpu"  # or cuda: where encoder and world of the rows that plan in a world model lie
+    precision: str = "fp32"  # or bf16, by autocast: what these compute in
     batch: int = 8  # episodes planned together
     chunk: int = 16  # goals of a job, whole batches: what is lost when a run is killed
     films: int = 2  # of each task

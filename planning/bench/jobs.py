@@ -27,6 +27,7 @@ from jepa.planning.constraints import BoundsConfig
 from jepa.planning.envs.base import make
 from jepa.planning.manifest import GoalPair, Manifest, outcome, position, positions
 from jepa.planning.mpc import run_episodes
+from jepa.planning.placement import rounding
 
 _ticks: Any = None
 
@@ -106,8 +107,8 @@ def cell(config: PlanConfig, manifest: Manifest, task: str, row: rows.Row, weigh
         means["seconds"] = [config.seconds, config.batch]  # more episodes at once take longer
     if row.kind in rows.WORLDS and config.context:
         means["context"] = config.context
-    if row.kind in (*rows.WORLDS, "cloning", "inverse") and config.device != "cpu":
-        means["device"] = config.device  # rounds otherwise
+    if row.kind in (*rows.WORLDS, "cloning", "inverse"):
+        means |= rounding(config.device, config.precision)
     key = hashlib.sha256(json.dumps([task, row.kind, means]).encode()).hexdigest()
     return Cell(config, task, row, count, tuple(config.seed + s for s in range(several)), key)
 

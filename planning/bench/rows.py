@@ -15,6 +15,7 @@ from jepa.planning.bench.simulator import SimulatorWorld, oracle, pictured
 from jepa.planning.goals import SwitchRule
 from jepa.planning.manifest import GoalPair
 from jepa.planning.mpc import Controller, Replan, look
+from jepa.planning.placement import check_placement
 from jepa.planning.planners.base import Bounds
 from jepa.runs import check_weights, load_world
 
@@ -63,10 +64,9 @@ def chosen(config: PlanConfig) -> tuple[list[Row], dict[str, str]]:
     The planners of `cloning` and `inverse` are still to be trained.
 
     Raises:
-        ConfigError: an unknown device, row or planner, or plans shorter than what is to be carried out of each.
+        ConfigError: an unknown device, precision, row or planner, or plans shorter than what is carried out of each.
     """
-    if config.device not in ("cpu", "cuda") or (config.device == "cuda" and not torch.cuda.is_available()):
-        raise ConfigError(f"device '{config.device}' is not cpu, or cuda where torch finds a GPU")
+    check_placement(config.device, config.precision)
     if unknown := [row for row in config.rows if row not in LABELS]:
         raise ConfigError(f"rows: no row '{unknown[0]}'; there are: {', '.join(LABELS)}")
     if config.execute < 1 or (config.seconds is not None and config.seconds <= 0):
@@ -181,6 +181,7 @@ def controller(
     own["context"] = 0 if row.kind in SIMULATED else config.context  # a simulator's state is all there is to know
     own["execute"] = config.execute if row.kind in SEARCHED else 1  # a net names one action
     own["seconds"] = config.seconds if row.kind in WORLDS else None  # a simulator is no faster for being asked
+    own["precision"] = "fp32" if row.kind in SIMULATED else config.precision
     return Replan(world, sense, build(row.planner), energy, bounds, last, **own), size
 
 

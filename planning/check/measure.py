@@ -12,12 +12,13 @@ from jepa.config import ConfigError
 from jepa.data.index import Manifest
 from jepa.encode import trajectories
 from jepa.logs import progress_bar
-from jepa.models.encoder import Encoder, encode_frames
+from jepa.models.encoder import Encoder
 from jepa.planning.embodiment import Adapter
-from jepa.planning.landscape import Landscape, energy_landscape, facing, lowest
+from jepa.planning.landscape import Landscape, energy_landscape, facing, lowest, scored
+from jepa.planning.placement import tokens_of
 from jepa.pose import delta
 from jepa.runs import Reading
-from jepa.worlds.base import WorldModel, score
+from jepa.worlds.base import WorldModel
 
 FEWEST = 5  # episodes: an interval over fewer says nothing
 CHUNK = 32  # transitions searched together
@@ -102,7 +103,7 @@ def transitions(
             change = between.float()
             at = (change / reach)[:, told].norm(dim=-1).topk(min(each, len(change))).indices
             frames = seen.frames[torch.stack([at, at + 1], 1)]  # (n, 2, 3, h, w)
-            parts.append((frames, encode_frames(encoder, frames), poses[at].float(), seen.camera[at], change[at]))
+            parts.append((frames, tokens_of(encoder, frames).cpu(), poses[at].float(), seen.camera[at], change[at]))
             ids += [views.setdefault(actions.numpy().tobytes() + states.numpy().tobytes(), seen.id)] * len(at)
     if len(views) < FEWEST:
         raise ConfigError(f"{manifest.location}: {len(views)} episodes; the check needs at least {FEWEST}")
@@ -128,7 +129,7 @@ def falls(world: WorldModel, data: Transitions, reach: Tensor) -> Tensor:
     fell = []
     for part in torch.arange(len(data.pose)).split(CHUNK):
         state, goal = facing(world, data.tokens[part], data.proprio[part])
-        energy = score(world, state, torch.cat([-steps, steps]).expand(len(part), -1, -1)[:, :, None], goal)  # (b, 14)
+        energy = scored(world, state, torch.cat([-steps, steps]).expand(len(part), -1, -1)[:, :, None], goal)  # (b, 14)
         fell.append(energy[:, :7] - energy[:, 7:])
     return torch.cat(fell)
 
@@ -139,7 +140,7 @@ def logged_energy(world: WorldModel, data: Transitions) -> Tensor:
     found = []
     for part in torch.arange(len(data.pose)).split(CHUNK):
         state, goal = facing(world, data.tokens[part], data.proprio[part])
-        found.append(score(world, state, data.change[part, None, None], goal)[:, 0])
+        found.append(scored(world, state, data.change[part, None, None], goal)[:, 0])
     return torch.cat(found)
 
 
@@ -155,7 +156,7 @@ def camera_shifts(encoder: Encoder, world: WorldModel, data: Transitions, reach:
     moves = reach * torch.tensor([1.0] * 3 + [0.0] * 4)
 
     def found(seen: Tensor) -> Tensor:
-        return lowest(world, *facing(world, encode_frames(encoder, seen), proprio), moves, sweeps=1)[0]
+        return lowest(world, *facing(world, tokens_of(encoder, seen), proprio), moves, sweeps=1)[0]
 
     before, rows = found(frames), []
     for pixels in dict.fromkeys(max(1, side // share) for share in SHIFTS):

@@ -28,6 +28,7 @@ from jepa.planning.check.measure import (
 )
 from jepa.planning.check.verdict import AXES, summary, verdicts
 from jepa.planning.embodiment import Embodiment, load
+from jepa.planning.placement import check_placement
 from jepa.planning.rotations import from_matrix
 from jepa.pose import rotation
 from jepa.runs import load_world, reading, trained_on
@@ -46,6 +47,7 @@ def run(
     count: int = 30,
     each: int = 4,
     seed: int = 0,
+    device: str = "cpu",
 ) -> dict[str, Any]:
     """Check, print, and write OUT/check.json and OUT/report.html; returns what check.json holds, without the points.
 
@@ -58,14 +60,16 @@ def run(
         out: a folder; "" is WORLD_RUN/check, or beside FILE.pt FILE_check.
         count: episodes, the first of the shards. each: transitions of each, those with the largest actions.
         seed: of the bootstrap over episodes.
+        device: cpu or cuda, where encoder and world lie.
 
     Raises:
-        ConfigError: no actions or states, of another width than the embodiment's, too few episodes, or a world whose
-            actions are not of 7 numbers.
+        ConfigError: a device that is not there, no actions or states, of another width than the embodiment's, too few
+            episodes, or a world whose actions are not of 7 numbers.
         CheckpointError, DataError: world or shards cannot be read.
     """
+    check_placement(device)
     adapter, manifest = load(embodiment), Manifest.load(shards)
-    encoder, world = load_world(world_run)
+    encoder, world = (part.to(device) for part in load_world(world_run))
     reach = search_range(world, adapter)
     read = reading(world_run)
     data = transitions(manifest, encoder, read, adapter, reach, count, each)  # type: ignore[arg-type]

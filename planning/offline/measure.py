@@ -13,8 +13,9 @@ from jepa.config import ConfigError
 from jepa.data.index import Manifest
 from jepa.encode import trajectories
 from jepa.logs import progress_bar
-from jepa.models.encoder import Encoder, encode_frames
+from jepa.models.encoder import Encoder
 from jepa.planning.check.fit import interval, weights
+from jepa.planning.placement import tokens_of
 from jepa.runs import Reading
 
 FEWEST = 5  # episodes: an interval over fewer says nothing
@@ -44,7 +45,15 @@ class Starts:
 
 
 @torch.no_grad()
-def starts(manifest: Manifest, encoder: Encoder, reading: Reading, furthest: int, every: int, count: int) -> Starts:
+def starts(
+    manifest: Manifest,
+    encoder: Encoder,
+    reading: Reading,
+    furthest: int,
+    every: int,
+    count: int,
+    precision: str = "fp32",
+) -> Starts:
     """Every `every`-th frame with `furthest` others after it, of the first `count` samples, read as in training.
 
     Raises:
@@ -63,10 +72,10 @@ def starts(manifest: Manifest, encoder: Encoder, reading: Reading, furthest: int
                 continue
             first = torch.arange(0, len(actions) - furthest + 1, every)
             logged = actions[first[:, None] + torch.arange(furthest)]  # (n, K, A)
-            tokens = torch.cat([encode_frames(encoder, part[None])[0].half() for part in seen.frames.split(64)])
-            parts.append((tokens, seen.proprio, frames + first, logged))
+            tokens = [tokens_of(encoder, part[None], precision)[0].half().cpu() for part in seen.frames.split(64)]
+            parts.append((torch.cat(tokens), seen.proprio, frames + first, logged))
             ids += [views.setdefault(actions.numpy().tobytes() + states.numpy().tobytes(), seen.id)] * len(first)
-            frames += len(tokens)
+            frames += len(seen.frames)
     if len(views) < FEWEST:
         raise ConfigError(
             f"{manifest.location}: {len(views)} episodes of more than {furthest} frames; intervals need {FEWEST}"

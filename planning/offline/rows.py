@@ -17,6 +17,7 @@ from jepa.models.encoder import Encoder
 from jepa.planning import inverse
 from jepa.planning.landscape import facing
 from jepa.planning.offline.measure import Starts
+from jepa.planning.placement import device_of, rounding
 from jepa.planning.planners import inverse_dynamics
 from jepa.planning.planners.base import Bounds
 from jepa.worlds.base import WorldModel
@@ -42,6 +43,8 @@ class OfflineConfig:
     planner: Any = plugin("jepa.planning.planners", "cem")  # its horizon is that of the goal
     inverse_steps: int = 2000  # of training the inverse dynamics
     batch: int = 8  # starts planned together
+    device: str = "cpu"  # or cuda: where encoders and worlds lie
+    precision: str = "fp32"  # or bf16, by autocast: what these compute in
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -84,6 +87,7 @@ def jobs(
     }
     means: dict[str, Any] = {"shards": manifest.sha256, "fps": fps, "limit": limit.tolist()}
     means |= {k: getattr(config, k) for k in ("seed", "goals", "every", "episodes")}
+    means |= rounding(config.device, config.precision)
     found = []
     for row in ("inverse", *opened):
         own = config.inverse_steps if row == "inverse" else to_dict(config)["planner"]
@@ -111,7 +115,7 @@ def work(job: Job, config: OfflineConfig, world: WorldModel, data: Starts, bound
         planner = build(inverse_dynamics.Config(str(net), job.horizon))
     else:
         planner = build(replace(config.planner, horizon=job.horizon))
-    plans = []
+    bounds, plans = bounds.to(device_of(world)), []
     with progress_bar() as bar:
         name = f"offline: {LABELS[job.row]}, goals at {job.horizon}"
         task = bar.add_task(name, total=len(data.episode), figures="")

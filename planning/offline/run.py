@@ -19,13 +19,14 @@ from jepa.encode import rate
 from jepa.encoded import read_episodes
 from jepa.logs import console
 from jepa.models.ac_predictor import EXTRINSICS_DIM
-from jepa.planning.landscape import facing
+from jepa.planning.landscape import facing, scored
 from jepa.planning.offline import page as offline_page
 from jepa.planning.offline.measure import Starts, starts, summarise
 from jepa.planning.offline.rows import LABELS, OfflineConfig, jobs, train_inverse, work
+from jepa.planning.placement import check_placement, lowered
 from jepa.planning.planners.base import Bounds
 from jepa.pose import UNITS
-from jepa.worlds.base import WorldModel, score
+from jepa.worlds.base import WorldModel
 
 REACH = 0.99  # plans may go as far on each axis as this share of the training actions did
 CHUNK = 64  # starts whose energies are computed together
@@ -38,18 +39,20 @@ def run(config: OfflineConfig, command: str = "") -> dict[str, Any]:
         command: how it was called, for the record.
 
     Raises:
-        ConfigError: the world was trained on these shards, their actions have another width, or episodes are too few.
+        ConfigError: an unknown device or precision, the world was trained on these shards, their actions have another
+            width, or episodes are too few.
         CheckpointError, DataError: a run or the shards cannot be read.
     """
+    check_placement(config.device, config.precision)
     manifest, trained, reading = Manifest.load(config.shards), trained_actions(config.world), runs.reading(config.world)
-    opened = {"ours": runs.load_world(config.world)}
+    opened = {"ours": _open(config.world, config)}
     _check(config, manifest, reading)
     if config.control:
         runs.check_weights(config.control, "random", f"{LABELS['control']}, control={config.control}")
         if (other := runs.reading(config.control)) != reading:
             raise ConfigError(f"control={config.control} was trained at {other}, {config.world} at {reading}")
-        opened["control"] = runs.load_world(config.control)
-    cut = (reading, max(config.goals), config.every, config.episodes)
+        opened["control"] = _open(config.control, config)
+    cut = (reading, max(config.goals), config.every, config.episodes, config.precision)
     data = {row: starts(manifest, encoder, *cut) for row, (encoder, _) in opened.items()}  # type: ignore[arg-type]
     limit = torch.from_numpy(np.quantile(trained.abs().numpy(), REACH, axis=0)).float()
     out = Path(config.out or Path(config.world) / "offline")
@@ -83,6 +86,11 @@ def run(config: OfflineConfig, command: str = "") -> dict[str, Any]:
     offline_page.show(result, console)
     console.print(f"wrote {offline_page.write(result, out)}", soft_wrap=True)
     return result
+
+
+def _open(run: str, config: OfflineConfig) -> tuple[runs.AnyEncoder, WorldModel]:
+    encoder, world = runs.load_world(run)
+    return encoder.to(config.device), lowered(world.to(config.device), config.precision)
 
 
 def trained_actions(run: str | Path) -> Tensor:
@@ -132,7 +140,7 @@ def _energy(world: WorldModel, data: Starts, actions: Tensor) -> float:
     for at in range(0, len(actions), CHUNK):
         part = slice(at, at + CHUNK)
         state, goal = facing(world, *data.pair(part, actions.shape[1]))
-        energies.append(score(world, state, actions[part, None], goal)[:, 0])
+        energies.append(scored(world, state, actions[part, None], goal)[:, 0])
     return float(torch.cat(energies).mean())
 
 

@@ -363,6 +363,45 @@ def test_the_robot_example_runs(tmp_path, tiny, save_model, monkeypatch):
     assert 0 < robot.main(str(tmp_path), decisions=2) < 0.5
 
 
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_only_looking_and_imagining_are_in_the_precision_that_is_asked_for(precision):
+    low = set()  # what ran under autocast
+    seen = set()
+
+    def note(what):
+        seen.add(what)
+        if torch.is_autocast_enabled("cpu"):
+            low.add(what)
+
+    class World(Point):
+        def observe(self, *given) -> State:
+            note("observe")
+            return super().observe(*given)
+
+        def step(self, *given) -> Step:
+            note("step")
+            return super().step(*given)
+
+    def sense(view):
+        note("sense")
+        return view.pose[:, None, None, :3]
+
+    def energy(features):
+        return lambda future: note("energy") or (future.features[:, :, -1] - features[:, None]).abs().sum((2, 3))
+
+    planner = CEM(Config(horizon=1, samples=8, elites=2, iterations=1))
+    made = Agent(World(), sense, planner, BOUNDS, energy=energy, precision=precision)
+    made.aim(view(0.1))
+    assert made.decide(view(0.0)).actions.dtype == torch.float32
+    assert seen == {"sense", "observe", "step", "energy"}
+    assert low == (seen - {"energy"} if precision == "bf16" else set())
+
+
+def test_an_unknown_precision_is_one_line():
+    with pytest.raises(ConfigError, match="precision 'half' is not one of fp32, bf16"):
+        agent(Spy(), precision="half")
+
+
 def test_everything_is_sensed_and_planned_where_the_world_lies(tiny, monkeypatch):
     """As on a GPU: `meta` tensors stand in for it, and refuse to be mixed with the CPU's."""
 

@@ -183,6 +183,8 @@ def test_a_second_run_redoes_nothing_and_a_changed_setting_redoes_what_it_touche
     assert redone(replace(config, bounds=BoundsConfig(frozen=None, low=[], balls=[]))) == set()
     assert redone(replace(config, execute=2)) == {"ours", "oracle"}
     assert redone(replace(config, seconds=9.0)) == {"ours"}
+    assert redone(replace(config, precision="bf16")) == {"ours"}
+    assert redone(replace(config, precision="fp32", device="cpu")) == set()
     more = jobs(replace(config, goals=3))  # the oracle has its own count
     assert {job.cell.row.name for job in more} == {"ours", "random", "nothing"}
     assert all(job.goals == (2,) for job in more), "what is there is not run again"

@@ -123,6 +123,7 @@ def test_without_bounds_the_box_is_the_environments(config):
         ("seconds=0", "seconds above 0"),
         ("context=-1", "context is a number of frames, or 0 for all of an episode; got -1"),
         ("device=tpu", "device 'tpu' is not cpu, or cuda where torch finds a GPU"),
+        ("precision=fp16", "precision 'fp16' is not one of fp32, bf16"),
     ],
 )
 def test_mistakes_in_constraints_and_pace_are_one_line_before_anything_runs(tmp_path, monkeypatch, given, says):
@@ -183,6 +184,22 @@ def test_encoder_and_world_go_where_device_says(config, monkeypatch):
         with pytest.raises(LookupError):
             rows.controller(row, replace(config, device="cuda"), None, None, goals, streams=[0], seed=0, limit=1)
         assert gone.pop() == device
+
+
+def test_rows_of_a_world_plan_in_the_precision_that_is_asked_for_and_simulators_in_full(config, monkeypatch):
+    told = []
+    monkeypatch.setattr(rows, "load_world", lambda run: (torch.nn.Identity(), torch.nn.Identity()))
+    monkeypatch.setattr(rows, "check_weights", lambda *given: None)
+    monkeypatch.setattr(rows, "eyes", lambda encoder: None)
+    monkeypatch.setattr(rows, "pictured", lambda *given: None)
+    monkeypatch.setattr(rows, "look", lambda *given: None)
+    monkeypatch.setattr(rows, "Replan", lambda *given, precision, **own: told.append(precision))
+    monkeypatch.setattr(torch.nn.Identity, "config", SimpleNamespace(size=16), raising=False)
+    goals, own = [SimpleNamespace(task="reach", goal=None)], {"streams": [0], "seed": 0, "limit": 1}
+    for kind in ("ours", "control", "inverse", "true_dynamics", "oracle"):
+        row = rows.Row(kind, kind, kind, planner=config.planner)
+        rows.controller(row, replace(config, precision="bf16"), None, None, goals, **own)
+    assert told == ["bf16", "bf16", "bf16", "fp32", "fp32"]
 
 
 def test_replay_ends_with_zeros():

@@ -82,7 +82,7 @@ def checked(monkeypatch, tmp_path):
         (tmp_path / "config.json").write_text(json.dumps({"out": "toy", **told}))
         monkeypatch.setattr(encode, "episodes", lambda manifest, size, ids, fps: (slower(e, fps) for e in recorded))
         for module in (check_measure, landscape):
-            monkeypatch.setattr(module, "encode_frames", read)
+            monkeypatch.setattr(module, "tokens_of", read)
         if not page:
             monkeypatch.setattr(check, "landscapes", lambda *given: {})
             monkeypatch.setattr(check.check_page, "write", lambda *given: "no page")
@@ -108,7 +108,8 @@ class Shards:
 
 
 def _encoder():
-    return SimpleNamespace(config=SimpleNamespace(size=16))
+    encoder = SimpleNamespace(config=SimpleNamespace(size=16), to=lambda device: encoder)
+    return encoder
 
 
 def verdict(result: dict) -> dict[str, str]:
@@ -265,7 +266,7 @@ def test_each_transition_has_the_camera_of_its_own_frame(monkeypatch):
             yield Trajectory(written(states), pose.delta(states[:-1], states[1:]), states, states[:, :6] - 1, number)
 
     monkeypatch.setattr(check_measure, "trajectories", recorded)
-    monkeypatch.setattr(check_measure, "encode_frames", read)
+    monkeypatch.setattr(check_measure, "tokens_of", read)
     given = (Shards(), _encoder(), Reading(extrinsics=True), Adapter(Embodiment()), torch.ones(7))
     data = check_measure.transitions(*given, count=5, each=3)
     assert len(data.camera) == 15
@@ -283,7 +284,7 @@ def test_transitions_are_the_largest_along_the_axes_that_will_be_planned(monkeyp
             yield Trajectory(written(states), turned, states, states[:, :0], number)
 
     monkeypatch.setattr(check_measure, "trajectories", recorded)
-    monkeypatch.setattr(check_measure, "encode_frames", read)
+    monkeypatch.setattr(check_measure, "tokens_of", read)
     for limit, axis in (((0.05,) * 3 + (0.0,) * 3 + (0.75,), 0), ((), 3), ((0.0,) * 7, 3)):
         given = (Shards(), _encoder(), Reading(), Adapter(Embodiment(action_limit=limit)), torch.full((7,), 0.1))
         found = check_measure.transitions(*given, count=5, each=1).change
@@ -371,5 +372,26 @@ def test_a_world_of_a_lower_rate_is_checked_at_its_own(checked, tmp_path):
 def test_the_exit_code_says_whether_all_is_well(monkeypatch, ok, code):
     seen = {}
     monkeypatch.setattr(check, "run", lambda *a, **k: seen.update(k) or {"ok": ok})
-    result = CliRunner().invoke(app, ["plan", "check", "run", "shards", "--embodiment", "tabletop", "--episodes", "9"])
+    own = ["--embodiment", "tabletop", "--episodes", "9", "--device", "cuda"]
+    result = CliRunner().invoke(app, ["plan", "check", "run", "shards", *own])
     assert result.exit_code == code and seen["embodiment"] == "tabletop" and seen["count"] == 9
+    assert seen["device"] == "cuda"
+
+
+def test_encoder_and_world_go_where_device_says(monkeypatch):
+    gone = []
+
+    class World(Truth):
+        def to(self, device):
+            gone.append(device)
+            raise LookupError
+
+    encoder = SimpleNamespace(to=gone.append)
+    monkeypatch.setattr(check.Manifest, "load", lambda path: Shards())
+    monkeypatch.setattr(check, "load_world", lambda run: (encoder, World()))
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    with pytest.raises(LookupError):
+        check.run("run", "toy", device="cuda")
+    assert gone == ["cuda", "cuda"]
+    with pytest.raises(ConfigError, match="device 'tpu' is not cpu, or cuda"):
+        check.run("run", "toy", device="tpu")

@@ -52,7 +52,7 @@ def walks(seed: int):
 
 
 class Shards:
-    """Held-out episodes; their pictures are their places, which `encode_frames` hands on."""
+    """Held-out episodes; their pictures are their places, which `tokens_of` hands on."""
 
     location, sha256, spec = "toy", "held out", Spec(fps=3.0, action_dim=3, state_dim=3, action_units=UNITS)
 
@@ -70,7 +70,7 @@ def toy(monkeypatch, tmp_path, tiny):
     ]
     monkeypatch.setattr(offline.Manifest, "load", lambda path: Shards())
     monkeypatch.setattr(encode, "episodes", lambda manifest, size, ids, fps: iter(recorded))
-    monkeypatch.setattr(offline_measure, "encode_frames", lambda encoder, frames: frames)
+    monkeypatch.setattr(offline_measure, "tokens_of", lambda encoder, frames, precision: frames)
     monkeypatch.setattr(
         runs, "load_world", lambda run: (build_encoder(tiny, 0).eval(), Truth("deaf" in str(run)).eval())
     )
@@ -136,6 +136,41 @@ def test_what_was_planned_is_kept_until_something_changes(toy, monkeypatch):
     assert calls[4:] == [("ours", 1), ("ours", 2)]
 
 
+def test_another_precision_is_planned_anew_and_fp32_is_not_named(toy, monkeypatch):
+    calls, encoded, stepped = [], [], []
+    real_work, real_step = offline.work, Truth.step
+
+    def step(*given) -> Step:
+        stepped.append(torch.is_autocast_enabled("cpu"))
+        return real_step(*given)
+
+    monkeypatch.setattr(Truth, "step", step)
+    monkeypatch.setattr(offline_measure, "tokens_of", lambda encoder, frames, how: encoded.append(how) or frames)
+    monkeypatch.setattr(offline, "work", lambda job, *rest: (calls.append(job.row), real_work(job, *rest)))
+    small = ["goals=[1]", "planner.samples=8"]
+    toy(*small)
+    toy(*small, "precision=fp32", "device=cpu")
+    assert calls == ["inverse", "ours"] and set(encoded) == {"fp32"} and set(stepped) == {False}
+    encoded.clear(), stepped.clear()
+    toy(*small, "precision=bf16")
+    assert calls == 2 * ["inverse", "ours"] and set(encoded) == {"bf16"} and set(stepped) == {True}
+
+
+def test_encoder_and_world_go_where_device_says(toy, monkeypatch):
+    gone = []
+
+    class World(Truth):
+        def to(self, device):
+            gone.append(device)
+            raise LookupError
+
+    monkeypatch.setattr(runs, "load_world", lambda run: (SimpleNamespace(to=gone.append), World()))
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    with pytest.raises(LookupError):
+        toy("device=cuda")
+    assert gone == ["cuda", "cuda"]
+
+
 def test_a_batch_holds_any_number_of_starts(toy, tmp_path):
     alone, together = (
         toy("goals=[2]", "planner.samples=8", f"batch={batch}", f"out={tmp_path / str(batch)}") for batch in (1, 7)
@@ -180,6 +215,10 @@ def test_mistakes_are_one_line(toy, tmp_path, monkeypatch):
         toy()
     with pytest.raises(ConfigError, match="at least 1"):
         toy("goals=[0]")
+    with pytest.raises(ConfigError, match="device 'tpu' is not cpu, or cuda"):
+        toy("device=tpu")
+    with pytest.raises(ConfigError, match="precision 'fp16' is not one of fp32, bf16"):
+        toy("precision=fp16")
     (tmp_path / "features" / "train" / "00000-of-00001.safetensors").unlink()
     with pytest.raises(CheckpointError, match="run `jepa posttrain` again"):
         toy()
@@ -193,7 +232,7 @@ def test_starts_leave_room_for_the_furthest_goal(monkeypatch):
     recorded[2] = Episode(torch.zeros(3, 1, 1), {"actions": np.zeros((2, 2)), "states": np.zeros((3, 2))}, 2)
     asked = []
     monkeypatch.setattr(encode, "episodes", lambda manifest, size, ids, fps: asked.append(fps) or iter(recorded))
-    monkeypatch.setattr(offline_measure, "encode_frames", lambda encoder, frames: frames)
+    monkeypatch.setattr(offline_measure, "tokens_of", lambda encoder, frames, precision: frames)
     encoder = SimpleNamespace(config=SimpleNamespace(size=8))
     data = starts(Shards(), encoder, runs.Reading(), furthest=3, every=3, count=6)
     assert asked == [0.0]
