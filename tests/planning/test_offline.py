@@ -69,7 +69,7 @@ def toy(monkeypatch, tmp_path, tiny):
         for i, (a, p) in enumerate(zip(actions, places, strict=True))
     ]
     monkeypatch.setattr(offline.Manifest, "load", lambda path: Shards())
-    monkeypatch.setattr(encode, "episodes", lambda manifest, size, ids, fps: iter(recorded))
+    monkeypatch.setattr(encode, "episodes", lambda manifest, size, ids, fps, crop: iter(recorded))
     monkeypatch.setattr(offline_measure, "tokens_of", lambda encoder, frames, precision: frames)
     monkeypatch.setattr(
         runs, "load_world", lambda run: (build_encoder(tiny, 0).eval(), Truth("deaf" in str(run)).eval())
@@ -195,7 +195,7 @@ def test_targets_in_place_of_changes_are_noticed(toy, monkeypatch):
         Episode(p[:, None], {"actions": a.numpy() + 5.0, "states": p.numpy()}, i)
         for i, (a, p) in enumerate(zip(actions, places, strict=True))
     ]
-    monkeypatch.setattr(encode, "episodes", lambda manifest, size, ids, fps: iter(recorded))
+    monkeypatch.setattr(encode, "episodes", lambda manifest, size, ids, fps, crop: iter(recorded))
     assert "the actions in m look like targets" in toy("goals=[1]", "planner.iterations=1")["notes"][0]
 
 
@@ -231,7 +231,7 @@ def test_starts_leave_room_for_the_furthest_goal(monkeypatch):
     recorded = [Episode(torch.arange(11.0)[:, None, None] + 100 * i, arrays(i), i) for i in range(6)]
     recorded[2] = Episode(torch.zeros(3, 1, 1), {"actions": np.zeros((2, 2)), "states": np.zeros((3, 2))}, 2)
     asked = []
-    monkeypatch.setattr(encode, "episodes", lambda manifest, size, ids, fps: asked.append(fps) or iter(recorded))
+    monkeypatch.setattr(encode, "episodes", lambda manifest, size, ids, fps, crop: asked.append(fps) or iter(recorded))
     monkeypatch.setattr(offline_measure, "tokens_of", lambda encoder, frames, precision: frames)
     encoder = SimpleNamespace(config=SimpleNamespace(size=8))
     data = starts(Shards(), encoder, runs.Reading(), furthest=3, every=3, count=6)
@@ -253,7 +253,7 @@ def test_the_rate_is_the_worlds(toy, tmp_path, monkeypatch):
     """A third of the frames at fps=1 of 3, actions as changes of pose between them, and jobs that are others."""
     actions, places = walks(1)
     recorded = [Episode(p[::3, None], {"states": np.pad(p[::3], ((0, 0), (0, 4)))}, i) for i, p in enumerate(places)]
-    monkeypatch.setattr(encode, "episodes", lambda manifest, size, ids, fps: iter(recorded if fps == 1 else []))
+    monkeypatch.setattr(encode, "episodes", lambda manifest, size, ids, fps, crop: iter(recorded if fps == 1 else []))
     monkeypatch.setattr(Shards, "spec", Spec(fps=3.0, action_dim=7, state_dim=7, state_units=pose.UNITS))
     encoder = SimpleNamespace(config=SimpleNamespace(size=8))
     data = starts(Shards(), encoder, runs.Reading(1.0), furthest=2, every=1, count=EPISODES)
