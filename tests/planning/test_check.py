@@ -80,7 +80,7 @@ def checked(monkeypatch, tmp_path):
         monkeypatch.setattr(check.Manifest, "load", lambda path: Shards())
         monkeypatch.setattr(check, "load_world", lambda run: (_encoder(), world or Truth()))
         (tmp_path / "config.json").write_text(json.dumps({"out": "toy", **told}))
-        monkeypatch.setattr(encode, "episodes", lambda manifest, size, ids, fps, crop: (slower(e, fps) for e in recorded))
+        monkeypatch.setattr(encode, "episodes", lambda shards, size, ids, fps, crop: (slower(e, fps) for e in recorded))
         for module in (check_measure, landscape):
             monkeypatch.setattr(module, "tokens_of", read)
         if not page:
