@@ -41,8 +41,10 @@ def goals(
     from jepa.planning.make_goals import TABLETOP, freeze
 
     environment = {**(TABLETOP if env == "tabletop" else {"name": env}), **({"num_objects": 2} if objects == 2 else {})}
-    freeze(out, environment, dict.fromkeys(tasks.split(","), count), seed)
-    asked = shlex.join(["jepa", "plan", "bench", "PRESET", "world=RUN", f"manifest={out}", f"tasks=[{tasks}]"])
+    names = [name.strip() for name in tasks.split(",")]
+    freeze(out, environment, dict.fromkeys(names, count), seed)
+    listed = f"tasks=[{','.join(names)}]"
+    asked = shlex.join(["jepa", "plan", "bench", "PRESET", "world=RUN", f"manifest={out}", listed])
     console.print(f"{count} goals of each task; {asked}", soft_wrap=True, highlight=False, markup=False)
 
 

@@ -138,7 +138,7 @@ class Agent:
         self._state: State | None = None
         self._plan: Plan | None = None
         self._last: Tensor | None = None  # (B, A), carried out since the last look
-        self._seen: list[tuple[Tensor, Tensor, Tensor | None]] = []  # tokens, proprio, and the action that led there
+        self._seen: list[tuple[Tensor, Tensor, Tensor]] = []  # tokens, proprio, and the action that led there
         self._own: Tensor | None = None  # (1, S), the last state of one robot that was finite, to hold it there
         self._decision, self._watch = 0, Watch(self._safety)
 
@@ -199,10 +199,11 @@ class Agent:
         if not self._context:
             self._state = self._world.observe(self._state, self._see(view), proprio, since)
         else:
-            self._seen = [*self._seen, (self._see(view), proprio, since)][-self._context :]
+            led = proprio.new_zeros(len(proprio), 1, len(self._bounds.low)) if since is None else since
+            self._seen = [*self._seen, (self._see(view), proprio, led)][-self._context :]
             tokens, proprios, actions = zip(*self._seen, strict=True)
-            led = torch.cat(actions[1:], dim=1) if len(self._seen) > 1 else None
-            self._state = self._world.observe(None, torch.cat(tokens, dim=1), torch.cat(proprios, dim=1), led)
+            told = torch.cat(actions[1:], dim=1) if len(self._seen) > 1 else None
+            self._state = self._world.observe(None, torch.cat(tokens, dim=1), torch.cat(proprios, dim=1), told)
         if len(self._goals) > 1:
             self._subgoals = self._subgoals.next(self._world.features(self._state), self._energy, self._switch)
 

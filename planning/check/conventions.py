@@ -47,8 +47,9 @@ def likeliest(world: WorldModel, data: Transitions, rng: np.random.Generator) ->
     """The convention under which logged actions explain best what followed.
 
     It is the one of fewest changes that is not clearly worse than the best of all 48 orders and signs; clearly: by a
-    99 % interval over a bootstrap of episodes, as is the gripper's. It is the given one unless it saves `SHARE` of the
-    energy, and leaves less than `FOLLOWS` of that of doing nothing.
+    99 % interval over a bootstrap of episodes. The gripper is exchanged where that saves as clearly, and `SHARE` by
+    itself. It is the given one unless it saves `SHARE` of the energy, and leaves less than `FOLLOWS` of that of doing
+    nothing when it is read so.
     """
     ids = np.unique(data.episode)
     of, counts = data.episode == ids[:, None], weights(len(ids), rng)
@@ -65,11 +66,12 @@ def likeliest(world: WorldModel, data: Transitions, rng: np.random.Generator) ->
     best = min(energies.values(), key=lambda energy: energy[0])
     axes, energy = next((axes, own) for axes, own in energies.items() if not worse(own, best))
     exchanged = means(logged_energy(world, otherwise(data, axes, gripper=True)))
-    gripper = worse(energy, exchanged)
+    gripper = worse(energy, exchanged) and bool(exchanged[0] < (1 - SHARE) * energy[0])
     found = float((exchanged if gripper else energy)[0])
-    still = float(means(logged_energy(world, replace(data, change=torch.zeros_like(data.change))))[0])
+    still = float(_still(world, data).mean())
     given = float(energies[AS_GIVEN][0])
-    if found > (1 - SHARE) * given or found > FOLLOWS * still:
+    read = otherwise(data, axes, gripper)
+    if found > (1 - SHARE) * given or found > FOLLOWS * float(_still(world, read).mean()):
         return Convention(AS_GIVEN, False, given, given, still)
     return Convention(axes, gripper, found, given, still)
 
@@ -77,8 +79,8 @@ def likeliest(world: WorldModel, data: Transitions, rng: np.random.Generator) ->
 def named(found: list[Verdict], convention: Convention) -> list[Verdict]:
     """The verdicts, with axes that the convention turns or exchanges named where the regression could not tell.
 
-    They stay where the regression confirms one of those axes, which then is no other, or finds a wrong scale, with
-    which the energy of logged actions says little of signs.
+    They stay where the regression found one of those axes `right`, which then is no other, or finds a wrong scale, with
+    which the energy of logged actions says little of signs. The gripper is told by itself.
     """
     fits = f"the logged actions then fit what followed: energy {convention.energy:.2g}, as it is {convention.given:.2g}"
     changed = {}
@@ -87,15 +89,23 @@ def named(found: list[Verdict], convention: Convention) -> list[Verdict]:
             changed[i] = ("flipped", f"turned round, {fits}")
         elif name != own:
             changed[i] = ("swapped", f"read it as {name.replace('-', '−')}: {fits}")
-    if convention.gripper:
-        changed[AXES.index("gripper")] = ("flipped", f"open and closed exchanged, {fits}")
-    if any(v.verdict == "mis-scaled" for v in found) or any(found[i].verdict == RIGHT for i in changed):
+    if any(found[i].verdict == RIGHT for i in changed):
+        changed = {}
+    gripper = AXES.index("gripper")
+    if convention.gripper and found[gripper].verdict != RIGHT:
+        changed[gripper] = ("flipped", f"open and closed exchanged, {fits}")
+    if any(v.verdict == "mis-scaled" for v in found):
         return found
     told = list(found)
     for i, (verdict, words) in changed.items():
         if told[i].verdict not in WRONG:
             told[i] = replace(told[i], verdict=verdict, words=words)
     return told
+
+
+def _still(world: WorldModel, data: Transitions) -> Tensor:
+    """(n) the energies of doing nothing."""
+    return logged_energy(world, replace(data, change=torch.zeros_like(data.change)))
 
 
 def _orders() -> list[tuple[str, ...]]:

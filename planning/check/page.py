@@ -21,8 +21,8 @@ HOW = (
     "slope to its reverse regression; a scale is called wrong only if all of this lies beyond a factor of 1.5. "
     "`falls toward the goal`: how often, from standing still, the energy falls in the direction of the logged action, "
     "for the larger half of actions. Where that tells nothing of an axis, the recordings are also read with axes "
-    "turned and exchanged: read rightly, logged actions lead to the frames that followed. Intervals are bootstraps "
-    "over episodes."
+    "turned and exchanged, and open for closed: read rightly, logged actions lead to the frames that followed. "
+    "Intervals are bootstraps over episodes."
 )
 SHIFTED = (
     "How far the lowest move in x, y, z goes (median, cm) if pictures are shifted by some pixels: all of them, as by a "

@@ -18,6 +18,7 @@ class PlanningEnv(Protocol):
     control step, clipped to ±`action_limit`.
     """
 
+    name: str  # of its file
     fps: float  # control steps a second of simulated time
     action_limit: np.ndarray  # (A) float32, largest |action| per component
     action_units: tuple[str, ...]  # A of them

@@ -74,20 +74,21 @@ def jobs(
     config: OfflineConfig,
     manifest: Manifest,
     opened: dict[str, tuple[Encoder, WorldModel]],
-    fps: float,
+    reading: runs.Reading,
     limit: Tensor,
     out: Path,
 ) -> list[Job]:
     """Every row that plans, at every horizon; the key changes with all that the result depends on.
 
-    opened: encoder and world of the rows `ours` and, where there is one, `control`. fps: of the frames. limit: (A).
+    opened: encoder and world of the rows `ours` and, where there is one, `control`. limit: (A).
     """
     digests = {
         row: [runs.encoder_sha256(encoder), runs.weights_sha256(world)] for row, (encoder, world) in opened.items()
     }
-    means: dict[str, Any] = {"shards": manifest.sha256, "fps": fps, "limit": limit.tolist()}
+    means: dict[str, Any] = {"shards": manifest.sha256, "fps": reading.fps, "limit": limit.tolist()}
     means |= {k: getattr(config, k) for k in ("seed", "goals", "every", "episodes")}
     means |= rounding(config.device, config.precision)
+    means |= {k: v for k, v in to_dict(reading).items() if k != "fps" and v != getattr(runs.Reading, k)}
     found = []
     for row in ("inverse", *opened):
         own = config.inverse_steps if row == "inverse" else to_dict(config)["planner"]

@@ -56,7 +56,7 @@ def run(config: OfflineConfig, command: str = "") -> dict[str, Any]:
     data = {row: starts(manifest, encoder, *cut) for row, (encoder, _) in opened.items()}  # type: ignore[arg-type]
     limit = torch.from_numpy(np.quantile(trained.abs().numpy(), REACH, axis=0)).float()
     out = Path(config.out or Path(config.world) / "offline")
-    todo = jobs(config, manifest, opened, reading.fps, limit, out)  # type: ignore[arg-type]
+    todo = jobs(config, manifest, opened, reading, limit, out)  # type: ignore[arg-type]
     net = out / "inverse.safetensors"
     if any(job.row == "inverse" and job.result() is None for job in todo):
         train_inverse(config, data["ours"], opened["ours"][1], net)

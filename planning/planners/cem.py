@@ -78,7 +78,10 @@ class CEM:
         warm_start: Tensor | None = None,
         deadline: float | None = None,
     ) -> Plan:
-        """See `Planner.plan`. The plan is the final mean, or the best candidate seen where that costs less."""
+        """See `Planner.plan`. The plan is the final mean, or the best candidate seen where that costs less.
+
+        An iteration that the deadline leaves fewer than `samples` and `2 * elites` does not move the mean.
+        """
         c = self.config
         mean = starts(state, c.horizon, bounds, warm_start if c.warm_start else None)[:, 0]  # (B, H, A)
         std = (_per_axis(c.init_std, c.gripper_init_std, bounds) * bounds.scale).expand_as(mean)

@@ -112,6 +112,15 @@ def test_a_plan_starts_from_the_newest_frames_alone_where_it_is_told_to(context)
         agent(Spy(), context=-1)
 
 
+def test_a_context_survives_a_decision_that_was_interrupted():
+    looped = agent(Spy(), context=2, world=_remembers(), sense=lambda view: sense(view)[:, None])
+    plan, looped._planner = looped._planner, None
+    with pytest.raises(AttributeError):
+        looped.decide(view(0.0))
+    looped._planner = plan
+    assert looped.decide(view(0.1)).actions.isfinite().all()
+
+
 def _remembers() -> WorldModel:
     shape = ACPredictorConfig(width=24, depth=2, heads=2, window=0)
     spec = WorldSpec(3, 7, 7, (1, 1))

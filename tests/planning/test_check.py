@@ -166,6 +166,11 @@ def test_what_spoils_the_pose_as_well_is_named_by_reading_it_otherwise(checked, 
     assert result["convention"]["energy"] < 1e-3 < result["convention"]["given"]
 
 
+def test_swapped_axes_leave_the_gripper_alone(checked):
+    convention = checked("axes: [y, x, z]", world=Wary())["convention"]
+    assert convention["axes"] == ("y", "x", "z") and not convention["gripper"]
+
+
 def test_what_is_right_is_read_as_it_is(checked):
     for world in (Truth(), Wary(), Truth(deaf=True)):
         convention = checked(world=world)["convention"]
@@ -211,9 +216,10 @@ def test_the_energy_names_what_the_regression_cannot_tell_and_does_not_contradic
     found = named(muddled, exchanged)
     assert [v.verdict for v in found] == [UNKNOWN, "swapped", "swapped", UNKNOWN, UNKNOWN, UNKNOWN, "flipped"]
     assert "energy 0.2, as it is 0.5" in found[1].words and "open and closed exchanged" in found[6].words
-    for i, known in ((2, RIGHT), (0, "mis-scaled")):
+    for i, known, left in ((2, RIGHT, {6}), (6, RIGHT, {1, 2}), (0, "mis-scaled", set())):
         told = [replace(v, verdict=known) if j == i else v for j, v in enumerate(muddled)]
-        assert named(told, exchanged) == told
+        now = named(told, exchanged)
+        assert {j for j in range(7) if now[j] != told[j]} == left
 
 
 def test_a_turned_frame_is_named(checked):
