@@ -82,6 +82,8 @@ def named(found: list[Verdict], convention: Convention) -> list[Verdict]:
     They stay where the regression found one of those axes `right`, which then is no other, or finds a wrong scale, with
     which the energy of logged actions says little of signs. The gripper is told by itself.
     """
+    if any(v.verdict == "mis-scaled" for v in found):
+        return found
     fits = f"the logged actions then fit what followed: energy {convention.energy:.2g}, as it is {convention.given:.2g}"
     changed = {}
     for i, (own, name) in enumerate(zip(AS_GIVEN, convention.axes, strict=True)):
@@ -94,8 +96,6 @@ def named(found: list[Verdict], convention: Convention) -> list[Verdict]:
     gripper = AXES.index("gripper")
     if convention.gripper and found[gripper].verdict != RIGHT:
         changed[gripper] = ("flipped", f"open and closed exchanged, {fits}")
-    if any(v.verdict == "mis-scaled" for v in found):
-        return found
     told = list(found)
     for i, (verdict, words) in changed.items():
         if told[i].verdict not in WRONG:
